@@ -1,0 +1,113 @@
+"""One test for each golden file: reference values of the official implementations, compared with ours.
+
+The folder is named by BRAINRECON_GOLDENS (otherwise ../shared/goldens). A file that no case covers yet is skipped as `not yet covered`; a file
+with a case is never skipped. A case is chosen by the file's name, so files with other sizes and seeds go through the same code.
+"""
+import json, os
+from pathlib import Path
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+folder = Path(os.environ.get('BRAINRECON_GOLDENS') or Path(__file__).resolve().parents[1].parent/'shared'/'goldens')
+files = sorted(folder.glob('*.safetensors')) if folder.is_dir() else []
+cases = {}   # first part of a file's name -> function(tensors, metadata)
+
+def case(prefix):
+    "Register the function that checks files whose name begins like this."
+    def put(f): cases[prefix] = f; return f
+    return put
+
+def case_for(stem):
+    fits = [p for p in cases if stem == p or stem.startswith(p + '_') or stem.startswith(p + '-')]
+    return cases[max(fits, key=len)] if fits else None
+
+def read(path):
+    with safe_open(path, 'np') as f:
+        meta = {k: json.loads(v) if v[:1] in '{[' else v for k, v in (f.metadata() or {}).items()}
+        return {k: f.get_tensor(k) for k in f.keys()}, meta
+
+@pytest.mark.parametrize('path', files or [None], ids=lambda p: p.stem if p else 'goldens')
+def test_golden(path):
+    if path is None: pytest.skip(f'no golden files: neither BRAINRECON_GOLDENS nor the folder {folder.parent.name}/{folder.name} beside the project holds any')
+    check = case_for(path.stem)
+    if check is None: pytest.skip('not yet covered')
+    check(*read(path))
+
+def test_names_choose_cases():
+    assert case_for('metrics') is case_for('metrics_seed7') is cases['metrics'] and case_for('metricsx') is None and case_for('avde') is None
+
+def close(got, want, tol, what):
+    assert np.allclose(got, want, rtol=0, atol=tol), f'{what}: got {got}, expected {want}, tolerance {tol}'
+
+# ---- metrics: the retrieval part. Tolerances of metrics.md: 1e-6 in float64, retrieval counts exact.
+
+def check_scores(got, want, what):
+    names = dict(mean_rank='mean_rank_average_ties', median_rank='median_rank_average_ties', mrr='mrr_pessimistic')
+    for k in (1, 5, 10):
+        close(got[f'top{k}'], want[f'top{k}_expected'], 1e-12, f'{what} top{k}')
+        for end in ('optimistic', 'pessimistic'): close(got[f'top{k}_{end}'], want[f'top{k}_{end}'], 1e-12, f'{what} top{k} {end}')
+    for ours, theirs in names.items(): close(got[ours], want[theirs], 1e-6, f'{what} {ours}')
+
+@case('metrics')
+def metrics(t, meta):
+    from brainrecon.metrics.chance import binomial_p, bootstrap, permutation_p, retrieval_null, sign_flip_p
+    from brainrecon.metrics.retrieval import official_names, retrieve, retrieve_in_draws, scores_from_similarity, similarity
+    want, ks = meta['expected'], (1, 5, 10)
+    brain, img = t['retrieval_brain'], t['retrieval_image']
+    r = want['retrieval']
+    ours = {('brain', 'image'): retrieve(brain, img, ks=ks), ('image', 'brain'): retrieve(img, brain, ks=ks, sides=('image', 'brain'))}
+    for (q, g), got in ours.items():
+        assert got['candidates'] == r['n_way'] and (got['query'], got['gallery']) == (q, g)
+        check_scores(got, r[f'{q}_query_{g}_gallery'], f'{q} -> {g}')
+    close(ours['brain', 'image']['mean_matched'], r['mean_matched_cosine'], 1e-6, 'matched cosine')
+    close(retrieve(brain, img, kind='dot')['top1'], r['unnormalised_dot_top1_brain_query'], 1e-12, 'dot')
+    for name, sides in official_names.items():     # the official variables are float32
+        way = name.split()[1]
+        for k in (1, 5): close(ours[sides][f'top{k}'], r[f'mindeye2_{way}_call_top{k}'], 1e-6, f'{name} top{k}')
+    d = want['retrieval_draws']
+    for way, a, b in (('bwd', t['draws_brain'], t['draws_image']), ('fwd', t['draws_image'], t['draws_brain'])):
+        got = retrieve_in_draws(a, b, t['draws_index'])
+        assert (got['draws'], got['candidates']) == (d['draws'], d['candidates_per_draw'])
+        close(got['top1'], d[f'mindeye2_{way}_variable'], 1e-6, f'draws {way}')
+        close([got['low'], got['high']], d[f'mindeye2_{way}_ci95'], 1e-6, f'draws {way} interval')
+        close(got['top1'], d['brain_query_image_gallery' if way == 'bwd' else 'image_query_brain_gallery'], 1e-6, f'draws {way} by sides')
+    ties, right = t['sim_ties'], np.eye(len(t['sim_ties']), dtype=bool)
+    for name, sim in (('rows_are_queries', ties), ('columns_are_queries', ties.T)):
+        check_scores(scores_from_similarity(sim, right, ks), want['retrieval_from_similarity_ties'][name], name)
+    s = want['statistics']
+    b = bootstrap(t['stat_a'], index=t['stat_boot_index'])
+    close([b['mean'], b['se'], b['low'], b['high']], [s['mean'], s['bootstrap_se'], *s['bootstrap_percentile_ci95']], 1e-6, 'bootstrap')
+    f = sign_flip_p(t['stat_a'], t['stat_b'], t['stat_signs'])
+    close([f['difference'], f['p']], [s['paired_difference_mean'], s['signflip_p_two_sided_plus1']], 1e-6, 'sign flip')
+    null = retrieval_null(similarity(brain, img), t['stat_label_perm']); top1 = ours['brain', 'image']['top1']
+    close([top1, null.mean(), permutation_p(top1, null)], [s['retrieval_top1_observed'], s['retrieval_permutation_null_mean'], s['retrieval_permutation_p_plus1']], 1e-6, 'permutation')
+    p = binomial_p(round(top1*len(brain)), len(brain), 1/len(img))
+    assert abs(p/s['binomial_p_top1_at_chance'] - 1) < 1e-6
+    check_leakage(t, want['leakage'])
+    check_contrast(t, want['contrastive'])
+
+def check_contrast(t, want):
+    "The symmetric contrastive loss at every temperature that the file names; rows are used as stored."
+    import torch
+    from brainrecon.alignment.contrast import info_nce
+    brain, img = (torch.from_numpy(t[f'loss_{n}']).double() for n in ('brain', 'image'))
+    names = [n for n in want if n.startswith('infonce_symmetric_t')]
+    assert names
+    for n in names: assert abs(info_nce(brain, img, 1/float(n.split('_t')[-1]), normalise=False).item()/want[n] - 1) < 1e-6, n
+
+def check_leakage(t, want):
+    "Overlaps named by our own check are exactly the expected ones."
+    from brainrecon.core.checks import LeakError
+    from brainrecon.data.trials import Trials, check_leak
+    def batch(pictures, concepts, first): return Trials(np.zeros((len(pictures), 1)), ['v'],
+        dict(picture=pictures, concept=concepts, trial=np.arange(len(pictures)) + first), 'fmri')
+    def shared(a, b, by):
+        try: check_leak(a, b, by=by)
+        except LeakError as e: return sorted(int(i) for i in e.facts['shared'])
+        return []
+    train, test = (t[f'leak_{s}_concept'] for s in ('train', 'test'))
+    assert shared(batch([f'a{i}' for i in train], train, 0), batch([f'b{i}' for i in test], test, 10**6), 'concept') == want['overlapping_concepts']
+    img, side = t['leak_trial_image'], t['leak_trial_split']
+    parts = [batch(img[side == i], [f'c{i}-{j}' for j in img[side == i]], 10**6*i) for i in (0, 1)]
+    assert shared(*parts, 'picture') == want['images_in_both_splits']
