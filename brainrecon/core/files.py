@@ -6,7 +6,7 @@
 __all__ = ['atomic', 'sha256', 'plain', 'save_json', 'load_json', 'unreadable', 'array_hash', 'save_arrays', 'load_arrays',
            'mapped', 'differences', 'cached']
 
-# %% ../../nbs/00_core/01_files.ipynb #d9610249
+# %% ../../nbs/00_core/01_files.ipynb #733dbd25
 import contextlib, hashlib, json, os, secrets, warnings
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from .checks import CheckpointError, FolderError, ValuesError, writable
 
-# %% ../../nbs/00_core/01_files.ipynb #89b0f36d
+# %% ../../nbs/00_core/01_files.ipynb #6a43e4b7
 @contextlib.contextmanager
 def atomic(
     path,  # the file to be written; its folder is made if need be
@@ -24,7 +24,8 @@ def atomic(
     tmp = writable(path.parent)/f'.{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}'
     try:
         yield tmp
-        if not tmp.exists(): raise FolderError(f'nothing was written for {path.name!r};', 'the block must write the path that it was given.', '',
+        if not tmp.exists(): raise FolderError(f'nothing was written for {path.name!r};',
+            'the block must write the path that it was given.', '',
             'Use `with atomic(path) as tmp:` and write to `tmp`.')
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
@@ -34,7 +35,7 @@ def atomic(
             finally: os.close(fd)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/00_core/01_files.ipynb #113ad78c
+# %% ../../nbs/00_core/01_files.ipynb #7251f891
 def sha256(
     what,  # bytes, or the path of a file
 )->str:
@@ -42,7 +43,7 @@ def sha256(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #70701476
+# %% ../../nbs/00_core/01_files.ipynb #bca61509
 def plain(
     obj,  # nested dicts, lists, tuples and sets of numbers, texts, paths, arrays
 ):
@@ -53,10 +54,10 @@ def plain(
     if isinstance(obj, (set, frozenset)): return sorted(plain(v) for v in obj)
     if isinstance(obj, os.PathLike): return os.fspath(obj)
     if hasattr(obj, 'tolist'): return plain(obj.tolist())  # NumPy, torch, pandas
-    raise ValuesError(f'a value of type `{type(obj).__name__}` cannot be stored;', 'numbers, texts, lists, dicts, arrays and paths can.', '',
-        'Store its name or its settings instead.')
+    raise ValuesError(f'a value of type `{type(obj).__name__}` cannot be stored;',
+        'numbers, texts, lists, dicts, arrays and paths can.', '', 'Store its name or its settings instead.')
 
-# %% ../../nbs/00_core/01_files.ipynb #8290b4b3
+# %% ../../nbs/00_core/01_files.ipynb #508852a3
 def save_json(path, obj):
     "Write `obj` as readable JSON, all or nothing."
     text = json.dumps(plain(obj), indent=1, ensure_ascii=False)+'\n'
@@ -73,12 +74,15 @@ def unreadable(
     e,     # what reading it raised
 )->FolderError:
     "The error for a file that is absent or damaged."
-    if isinstance(e, FileNotFoundError): return FolderError(f'there is no file {Path(path).name!r} in {str(Path(path).parent)!r};', 'it was to be read.',
-        'The run that makes it may not have been started.', 'Check the path, or make the file first.')
-    return FolderError(f'{str(path)!r} cannot be read ({type(e).__name__}: {str(e)[:120]});', 'a complete file was expected.',
-        'It was changed by hand, or copied while it was being written.', 'Delete it and make it again.')
+    path = Path(path)
+    if isinstance(e, FileNotFoundError): return FolderError(f'there is no file {path.name!r} in {str(path.parent)!r};',
+        'it was to be read.', 'The run that makes it may not have been started.',
+        'Check the path, or make the file first.')
+    return FolderError(f'{str(path)!r} cannot be read ({type(e).__name__}: {str(e)[:120]});',
+        'a complete file was expected.', 'It was changed by hand, or copied while it was being written.',
+        'Delete it and make it again.')
 
-# %% ../../nbs/00_core/01_files.ipynb #04cd80a4
+# %% ../../nbs/00_core/01_files.ipynb #1b92ea21
 def array_hash(
     arrays:dict,  # name -> array
 )->str:
@@ -89,7 +93,7 @@ def array_hash(
         h.update(f'{k} {a.dtype.str} {a.shape};'.encode()); h.update(a.reshape(-1).view(np.uint8))
     return h.hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #a4f4be11
+# %% ../../nbs/00_core/01_files.ipynb #cfff14a4
 def save_arrays(
     path,            # usually `*.safetensors`
     meta:dict=None,  # what the arrays are and how they were made
@@ -98,11 +102,12 @@ def save_arrays(
     "Write named arrays and their description into one file, all or nothing."
     out = {k: np.array(v, order='C', copy=None) for k, v in arrays.items()}  # keeps a scalar's empty shape
     for k, a in out.items():
-        if a.dtype.kind not in 'fiub': raise ValuesError(f'`{k}` has the type {a.dtype},', 'expected numbers or truth values.',
-            'Names and tables are not arrays.', f'Put them into the description: `meta=dict({k}=...)`.')
+        if a.dtype.kind not in 'fiub': raise ValuesError(f'`{k}` has the type {a.dtype},',
+            'expected numbers or truth values.', 'Names and tables are not arrays.',
+            f'Put them into the description: `meta=dict({k}=...)`.')
     with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps(plain(meta or {})), sha256=array_hash(out)))
 
-# %% ../../nbs/00_core/01_files.ipynb #888636c2
+# %% ../../nbs/00_core/01_files.ipynb #35550801
 def load_arrays(
     path,              # a file that `save_arrays` wrote
     mmap:bool=False,   # leave the numbers on disk until they are indexed (read only)
@@ -117,14 +122,16 @@ def load_arrays(
             arrays = None if mmap else {k: f.get_tensor(k) for k in f.keys()}
         if mmap: arrays = mapped(path)
         meta = json.loads(info.get('meta', '{}'))
-        if check and info.get('sha256') != array_hash(arrays): raise ValueError('the numbers do not match their fingerprint')
+        if check and info.get('sha256') != array_hash(arrays):
+            raise ValueError('the numbers do not match their fingerprint')
     except (OSError, ValueError, KeyError, SafetensorError) as e: raise unreadable(path, e) from None
     return arrays, meta
 
-# %% ../../nbs/00_core/01_files.ipynb #4c0cba58
+# %% ../../nbs/00_core/01_files.ipynb #809795db
 def mapped(path)->dict:
     "The arrays of a safetensors file as read-only maps of the file."
-    kinds = dict(F64='f8', F32='f4', F16='f2', I64='i8', I32='i4', I16='i2', I8='i1', U64='u8', U32='u4', U16='u2', U8='u1', BOOL='?')
+    kinds = dict(F64='f8', F32='f4', F16='f2', I64='i8', I32='i4', I16='i2', I8='i1',
+        U64='u8', U32='u4', U16='u2', U8='u1', BOOL='?')
     with open(path, 'rb') as f:
         n = int.from_bytes(f.read(8), 'little'); head = json.loads(f.read(n))
     out = {}
@@ -134,7 +141,7 @@ def mapped(path)->dict:
         out[k] = np.memmap(path, kind, 'r', 8+n+a, tuple(t['shape'])) if b > a else np.zeros(t['shape'], kind)
     return out
 
-# %% ../../nbs/00_core/01_files.ipynb #c51696be
+# %% ../../nbs/00_core/01_files.ipynb #6fb83403
 def differences(
     stored:dict,  # the description that was found
     asked:dict,   # the description that was wanted
@@ -143,10 +150,10 @@ def differences(
     stored, asked, gone = plain(stored), plain(asked), '(absent)'
     short = lambda v: t if len(t := str(v)) <= 60 else t[:57]+'...'
     same = lambda a, b: json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
-    return [f'{k}: stored {short(stored.get(k, gone))}, asked {short(asked.get(k, gone))}' for k in sorted({*stored, *asked})
-        if not same(stored.get(k, gone), asked.get(k, gone))]
+    pairs = {k: (stored.get(k, gone), asked.get(k, gone)) for k in sorted({*stored, *asked})}
+    return [f'{k}: stored {short(a)}, asked {short(b)}' for k, (a, b) in pairs.items() if not same(a, b)]
 
-# %% ../../nbs/00_core/01_files.ipynb #1f8cb87a
+# %% ../../nbs/00_core/01_files.ipynb #497408eb
 def cached(
     path,                # where the arrays are kept
     make,                # called without arguments if they are not there; returns a dict name -> array
@@ -154,14 +161,15 @@ def cached(
     rebuild:bool=False,  # make them again even if they are there
     mmap:bool=False,     # leave the numbers on disk until they are indexed
 )->dict:                 # name -> array
-    "Stored arrays if they were made from the same `meta`; a `CheckpointError` if from another; made now if there are none."
+    "Stored arrays; made now if there are none, a `CheckpointError` if they were made from another `meta`."
     path = Path(path).expanduser()
     if path.exists() and not rebuild:
         try: arrays, stored = load_arrays(path, mmap)
         except FolderError as e: warnings.warn(f'{path.name} is damaged and will be made again. {e.came}')
         else:
             if not (diff := differences(stored, meta)): return arrays
-            raise CheckpointError(f'{path.name!r} was made from other settings ({"; ".join(diff[:4])});', 'stored and asked must be the same.',
-                'The encoder, the pictures or the options were changed since.', 'Give another path, or make it again with `rebuild=True`.')
+            raise CheckpointError(f'{path.name!r} was made from other settings ({"; ".join(diff[:4])});',
+                'stored and asked must be the same.', 'The encoder, the pictures or the options were changed since.',
+                'Give another path, or make it again with `rebuild=True`.')
     save_arrays(path, meta, **make())
     return load_arrays(path, mmap)[0]

@@ -7,50 +7,56 @@ __all__ = ['ink', 'soft', 'right', 'accent', 'palette', 'figure_style', 'Chart',
            'show_images', 'show_matches', 'sensor_info', 'no_position', 'show_topomap', 'show_traces', 'show_matrix',
            'show_scores']
 
-# %% ../../nbs/00_core/02_show.ipynb #802d639d
+# %% ../../nbs/00_core/02_show.ipynb #2f8b8bd6
 import contextlib, io
 import numpy as np
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 from .checks import ChannelError, ShapeError, ValuesError, known, need
 
-# %% ../../nbs/00_core/02_show.ipynb #6f0290c8
+# %% ../../nbs/00_core/02_show.ipynb #6c16e6d8
 ink, soft, right, accent = '#222222', '#9a9a9a', '#009E73', '#0072B2'
 palette = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#6b4fa0', '#7a7a7a']
 
 @contextlib.contextmanager
 def figure_style():
     "The letters, lines and colours of this library's figures."
-    style = {'font.size': 11, 'font.family': 'DejaVu Sans', 'axes.titlesize': 12, 'axes.labelsize': 11, 'xtick.labelsize': 10, 'ytick.labelsize': 10,
-        'legend.fontsize': 10, 'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#555555', 'axes.linewidth': .8,
-        'text.color': ink, 'axes.labelcolor': ink, 'xtick.color': ink, 'ytick.color': ink, 'axes.prop_cycle': mpl.cycler(color=palette), 'lines.linewidth': 1.6,
-        'figure.facecolor': 'white', 'savefig.facecolor': 'white', 'figure.dpi': 72, 'savefig.dpi': 72, 'axes.axisbelow': True, 'grid.color': '#e6e6e6', 'grid.linewidth': .8}
+    style = {'font.size': 11, 'font.family': 'DejaVu Sans', 'axes.titlesize': 12, 'axes.labelsize': 11,
+        'xtick.labelsize': 10, 'ytick.labelsize': 10, 'legend.fontsize': 10, 'legend.frameon': False,
+        'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#555555', 'axes.linewidth': .8,
+        'text.color': ink, 'axes.labelcolor': ink, 'xtick.color': ink, 'ytick.color': ink, 'lines.linewidth': 1.6,
+        'axes.prop_cycle': mpl.cycler(color=palette), 'figure.facecolor': 'white', 'savefig.facecolor': 'white',
+        'figure.dpi': 72, 'savefig.dpi': 72, 'axes.axisbelow': True, 'grid.color': '#e6e6e6', 'grid.linewidth': .8}
     with mpl.rc_context(style): yield
 
-# %% ../../nbs/00_core/02_show.ipynb #97f5c514
+# %% ../../nbs/00_core/02_show.ipynb #907e94e3
 class Chart(Figure):
     "A matplotlib figure that keeps this library's style, and a small file in a notebook."
     def savefig(self, *args, **kwargs):
         "Save the figure in this library's style."
         with figure_style():
-            if self.get_layout_engine(): self.draw_without_rendering(); self.set_layout_engine('none')  # placed once, so that every copy is the same
+            if self.get_layout_engine():  # placed once, so that every copy is the same
+                self.draw_without_rendering(); self.set_layout_engine('none')
             return super().savefig(*args, **{'dpi': 72, 'bbox_inches': 'tight', 'pad_inches': .06, **kwargs})
     def small(self,
         limit:int=40_000, # bytes
     )->tuple:             # (kind of picture, its bytes)
-        "The figure as PNG with 256 colours, which suffice for all but photographs, or as JPEG if that is over the limit."
-        from PIL import Image
-        buf = io.BytesIO(); self.savefig(buf, format='png', metadata={'Software': None}); img = Image.open(buf).convert('RGB')
+        "The figure as PNG with 160 colours, enough for all but photographs, or as JPEG if that is over the limit."
+        buf = io.BytesIO(); self.savefig(buf, format='png', metadata={'Software': None})
+        img = Image.open(buf).convert('RGB')
         def pack(im, **how): out = io.BytesIO(); im.save(out, **how); return out.getvalue()
-        few = pack(img.quantize(256, dither=Image.Dither.NONE), format='png', optimize=True)
+        few = pack(img.quantize(160, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE), format='png', optimize=True)
         if len(few) <= limit: return 'image/png', few
-        return 'image/jpeg', next(b for q in (90, 80, 70, 60, 45, 30) if len(b := pack(img, format='jpeg', quality=q, optimize=True)) <= limit or q == 30)
+        for quality in (90, 80, 70, 60, 45, 30):
+            if len(photo := pack(img, format='jpeg', quality=quality, optimize=True)) <= limit: break
+        return 'image/jpeg', photo
     def _ipython_display_(self):
         from IPython.display import display
         kind, data = self.small()
         display({kind: data, 'text/plain': f'<Chart of {len(self.axes)} axes>'}, raw=True)
 
-# %% ../../nbs/00_core/02_show.ipynb #ac4abfa0
+# %% ../../nbs/00_core/02_show.ipynb #32f649a3
 def chart(
     n_rows:int=1, n_cols:int=1, # panels
     width:float=6.,             # of the whole figure, in inches of 72 points
@@ -62,7 +68,7 @@ def chart(
         fig = Chart(figsize=(width, height), layout='constrained')
         return fig, fig.subplots(n_rows, n_cols, squeeze=False, **kwargs)
 
-# %% ../../nbs/00_core/02_show.ipynb #ad2a21e9
+# %% ../../nbs/00_core/02_show.ipynb #410fe84a
 def as_images(
     imgs,            # one picture or several, channels first or last, uint8 or in [0, 1]; a list of equal size will do
     name:str='imgs', # what the caller calls them
@@ -72,20 +78,22 @@ def as_images(
     x = np.asarray(imgs.detach().float().cpu() if hasattr(imgs, 'detach') and imgs.is_floating_point() else imgs)
     if x.ndim == 3: x = x[None]
     if x.ndim != 4 or not {x.shape[-1], x.shape[1]} & {1, 3, 4}:
-        raise ShapeError(f'`{name}` has the shape {tuple(np.shape(imgs))},', 'expected pictures: `b h w 3` or `b 3 h w`.', 'A single grey picture still needs its channel axis.',
+        raise ShapeError(f'`{name}` has the shape {tuple(np.shape(imgs))},',
+            'expected pictures: `b h w 3` or `b 3 h w`.', 'A single grey picture still needs its channel axis.',
             f'Add it with `{name}[..., None]`.')
     if x.shape[-1] not in (1, 3, 4): x = np.moveaxis(x, 1, -1)
     if x.dtype == np.uint8: x = x.astype('float32')/255
     x = x.astype('float32')
     low, high = float(x.min()), float(x.max())
     if not (-1e-3 <= low and high <= 1+1e-3):
-        raise ValuesError(f'`{name}` has values from {low:.3g} to {high:.3g},', 'expected numbers in [0, 1], or bytes.', 'Networks often use other scales.',
+        raise ValuesError(f'`{name}` has values from {low:.3g} to {high:.3g},', 'expected numbers in [0, 1], or bytes.',
+            'Networks often use other scales.',
             f'Use `({name}+1)/2` for pictures in [-1, 1] and `{name}/255` for pictures in [0, 255].')
     x = x.clip(0, 1)
     if x.shape[-1] == 4: x = x[..., :3]*x[..., 3:] + 1 - x[..., 3:]  # see-through parts become white
     return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
 
-# %% ../../nbs/00_core/02_show.ipynb #8c2b1306
+# %% ../../nbs/00_core/02_show.ipynb #6b05d803
 def tile(
     ax,              # axes to draw in
     img,             # `h w 3`
@@ -104,7 +112,7 @@ def shorter(
     "`text`, cut to what has room under a small picture."
     return text if len(text) <= n else text[:n-1].rstrip()+'…'
 
-# %% ../../nbs/00_core/02_show.ipynb #677caf37
+# %% ../../nbs/00_core/02_show.ipynb #4af3e0d8
 def show_images(
     imgs,             # pictures, as `as_images` takes them
     titles=None,      # a text for each
@@ -120,7 +128,7 @@ def show_images(
             else: ax.set_axis_off()
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #0daa66e6
+# %% ../../nbs/00_core/02_show.ipynb #dbe190ae
 def show_matches(
     query,            # true picture of each row, `b h w 3`
     top,              # best answers: positions among `candidates`, `b k`; or pictures, `b k h w 3`
@@ -136,8 +144,10 @@ def show_matches(
         pics = [pool[row] for row in at]; label = lambda i, j: names[at[i, j]]; hit = lambda i, j: at[i, j] == truth[i]
     else: pics = [as_images(p, 'top') for p in top]; label = lambda i, j: names[i][j]; hit = lambda i, j: j == truth[i]
     b, k = len(pics), len(pics[0])
-    if len(query) != b: raise ShapeError(f'`query` has {len(query)} pictures and `top` {b} rows,', 'expected one row for each picture.', '', 'Index both by the same trials.')
-    fig, axes = chart(b, k+1, (k+1)*size+.25, b*(size + (.24 if names is not None else 0))+.3, width_ratios=[1.12, *[1]*k])
+    if len(query) != b: raise ShapeError(f'`query` has {len(query)} pictures and `top` {b} rows,',
+        'expected one row for each picture.', '', 'Index both by the same trials.')
+    text = .24 if names is not None else 0
+    fig, axes = chart(b, k+1, (k+1)*size+.25, b*(size+text)+.3, width_ratios=[1.12, *[1]*k])
     with figure_style():
         for i in range(b):
             own = str(names[truth[i]]) if by_place and names is not None and truth is not None else ''
@@ -149,7 +159,7 @@ def show_matches(
         for j in range(k): axes[0, j+1].set_title('best' if j == 0 else f'{j+1}', color=soft if j else ink)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #15bd0331
+# %% ../../nbs/00_core/02_show.ipynb #9b770633
 def sensor_info(
     ch_names:list,    # sensor names
     kind:str='eeg',   # `eeg` or `meg`
@@ -160,9 +170,10 @@ def sensor_info(
     if info is not None:
         if gone := [c for c in ch_names if c not in info['ch_names']]: raise no_position(gone, 'in `info`')
         return mne.pick_info(info, [info['ch_names'].index(c) for c in ch_names]), None
-    if kind == 'meg': raise ChannelError('MEG sensors have no standard positions;', 'an `mne.Info` was expected.', 'Each machine has its own helmet.', 'Give `info=raw.info`.')
-    known_montages = mne.channels.get_builtin_montages()
-    montage = mne.channels.make_standard_montage('colin27_1005' if 'colin27_1005' in known_montages else 'standard_1005')  # one thing, renamed
+    if kind == 'meg': raise ChannelError('MEG sensors have no standard positions;', 'an `mne.Info` was expected.',
+        'Each machine has its own helmet.', 'Give `info=raw.info`.')
+    newer = 'colin27_1005' in mne.channels.get_builtin_montages()  # one thing, renamed in mne 1.13
+    montage = mne.channels.make_standard_montage('colin27_1005' if newer else 'standard_1005')
     spelled = {c.lower(): c for c in montage.ch_names}
     if gone := [c for c in ch_names if c.lower() not in spelled]: raise no_position(gone, 'in the 10-05 system')
     made = mne.create_info([spelled[c.lower()] for c in ch_names], 100., 'eeg').set_montage(montage)
@@ -171,10 +182,16 @@ def sensor_info(
     centre = np.array([0, at[:2, 1].mean(), at[:, 2].mean()])
     return made, (*centre, float(np.linalg.norm(at-centre, axis=1).mean()))
 
-def no_position(gone, where): return ChannelError(f'no position for {", ".join(gone[:6])}{", ..." if len(gone) > 6 else ""} {where};',
-    'every sensor needs one.', 'Eye, muscle and trigger channels have none.', 'Leave them out, or give `info=` with positions.')
+def no_position(
+    gone:list, # sensor names
+    where:str, # where they were looked for
+)->ChannelError:
+    "The error for sensors without a position."
+    return ChannelError(f'no position for {", ".join(gone[:6])}{", ..." if len(gone) > 6 else ""} {where};',
+        'every sensor needs one.', 'Eye, muscle and trigger channels have none.',
+        'Leave them out, or give `info=` with positions.')
 
-# %% ../../nbs/00_core/02_show.ipynb #1dc5b9e1
+# %% ../../nbs/00_core/02_show.ipynb #83c3eb53
 def show_topomap(
     values,          # a number for each sensor, `c`; or several maps, `n c`
     ch_names:list,   # sensor names
@@ -188,21 +205,23 @@ def show_topomap(
     "Sensor maps seen from above, nose up, all on one colour scale."
     info, sphere = sensor_info(ch_names, kind, info); topomap = need('mne.viz', 'meeg').plot_topomap
     v = np.atleast_2d(np.asarray(values, float))
-    if v.shape[1] != len(ch_names): raise ShapeError(f'`values` has {v.shape[1]} numbers per map,', f'expected {len(ch_names)}, one for each sensor.', '', 'Check `ch_names`.')
+    if v.shape[1] != len(ch_names): raise ShapeError(f'`values` has {v.shape[1]} numbers per map,',
+        f'expected {len(ch_names)}, one for each sensor.', '', 'Check `ch_names`.')
     signed = v.min() < 0; limit = limit or float(abs(v).max()) or 1.
     at = np.array([c['loc'][:2] for c in info['chs']]); reach = np.abs(at).max()
     covers = at[:, 1].max() > .5*reach and at[:, 1].min() < -.5*reach
     fig, axes = chart(1, len(v), len(v)*size+.8, size+(.3 if titles is not None else 0))
     with figure_style():
         for i, ax in enumerate(axes[0]):
-            im, _ = topomap(v[i], info, axes=ax, show=False, sphere=sphere, cmap='RdBu_r' if signed else 'viridis', vlim=(-limit if signed else 0, limit),
-                extrapolate='head' if covers else 'local', contours=4, sensors=True)
+            im, _ = topomap(v[i], info, axes=ax, show=False, sphere=sphere, contours=4, sensors=True,
+                cmap='RdBu_r' if signed else 'viridis', vlim=(-limit if signed else 0, limit),
+                extrapolate='head' if covers else 'local')
             if titles is not None: ax.set_title(str(titles[i]))
         bar = fig.colorbar(im, ax=list(axes[0]), shrink=.7, aspect=14, pad=.02); bar.outline.set_visible(False)
         if label: bar.set_label(label)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #c1c1b7fc
+# %% ../../nbs/00_core/02_show.ipynb #250988d6
 def show_traces(
     x,               # lines, `n t`; a single line `t` will do
     times=None,      # seconds of each sample; sample numbers if not given
@@ -211,26 +230,32 @@ def show_traces(
     stack:bool=False,# one above the other instead of in one panel
     label:str='',    # what is shown, with its unit
     title:str='',    # text above
+    x_name:str='',   # what `times` are; seconds if not said
     width:float=6.,  # of the figure, in inches
     height:float=None,# likewise
 )->Figure:
     "Lines over time."
-    x = np.atleast_2d(np.asarray(x, float)); n = len(x); xs = np.arange(x.shape[1]) if times is None else np.asarray(times)
-    if len(xs) != x.shape[1]: raise ShapeError(f'`times` has {len(xs)} samples and `x` {x.shape[1]},', 'expected one time for each sample.', '', 'Use `trials.times`.')
+    x = np.atleast_2d(np.asarray(x, float)); n = len(x)
+    xs = np.arange(x.shape[1]) if times is None else np.asarray(times)
+    if len(xs) != x.shape[1]: raise ShapeError(f'`times` has {len(xs)} samples and `x` {x.shape[1]},',
+        'expected one time for each sample.', '', 'Use `trials.times`.')
     fig, ((ax,),) = chart(1, 1, width, height or (max(1.6, .24*n+.6) if stack else 2.4))
-    gap = (1.1*(x-x.mean(1, keepdims=True)).max() - 1.1*(x-x.mean(1, keepdims=True)).min())*.8 or 1. if stack else 0
+    gap = np.ptp(x-x.mean(1, keepdims=True))*.88 or 1. if stack else 0
     with figure_style():
         for i in range(n):
             y = x[i] - i*gap; colour = ink if stack else palette[i % len(palette)]
             ax.plot(xs, y, color=colour, lw=.9 if stack else 1.6, label=str(names[i]) if names is not None else None)
-            if band is not None: ax.fill_between(xs, y-np.atleast_2d(band)[i], y+np.atleast_2d(band)[i], color=colour, alpha=.18, lw=0)
+            if band is not None:
+                half = np.atleast_2d(band)[i]; ax.fill_between(xs, y-half, y+half, color=colour, alpha=.18, lw=0)
         if times is not None and xs[0] < 0 < xs[-1]: ax.axvline(0, color=soft, lw=.8, ls='--', zorder=0)
-        ax.margins(x=0); ax.set(xlabel='sample' if times is None else 'time (s)', ylabel=label, title=title)
-        if stack: ax.set_yticks([-i*gap for i in range(n)], [str(s) for s in names] if names is not None else range(n)); ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
+        ax.margins(x=0); ax.set(xlabel=x_name or ('sample' if times is None else 'time (s)'), ylabel=label, title=title)
+        if stack:
+            ax.set_yticks([-i*gap for i in range(n)], [str(s) for s in names] if names is not None else range(n))
+            ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
         elif names is not None: ax.legend()
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #5dba6121
+# %% ../../nbs/00_core/02_show.ipynb #0efca8db
 def show_matrix(
     m,                # `rows columns`
     rows=None,        # names of the rows
@@ -244,20 +269,24 @@ def show_matrix(
 )->Figure:
     "A matrix in colours."
     m = np.asarray(m.detach().cpu() if hasattr(m, 'detach') else m, float)
-    if m.ndim != 2: raise ShapeError(f'`m` has {m.ndim} axes {m.shape},', 'expected 2: rows and columns.', 'Several heads or trials may be stacked.', 'Show one of them: `m[0]`.')
+    if m.ndim != 2: raise ShapeError(f'`m` has {m.ndim} axes {m.shape},', 'expected 2: rows and columns.',
+        'Several heads or trials may be stacked.', 'Show one of them: `m[0]`.')
     signed = np.nanmin(m) < 0; limit = limit or float(np.nanmax(abs(m))) or 1.
     fig, ((ax,),) = chart(1, 1, min(7, size*m.shape[1]/m.shape[0]+1.6), size+.5)
     with figure_style():
-        im = ax.imshow(m, cmap='RdBu_r' if signed else 'viridis', vmin=-limit if signed else 0, vmax=limit, interpolation='nearest', aspect='auto' if max(m.shape) > 3*min(m.shape) else 'equal')
+        im = ax.imshow(m, cmap='RdBu_r' if signed else 'viridis', vmin=-limit if signed else 0, vmax=limit,
+            interpolation='nearest', aspect='auto' if max(m.shape) > 3*min(m.shape) else 'equal')
         if rows is not None: ax.set_yticks(range(len(m)), rows)
-        if cols is not None: ax.set_xticks(range(m.shape[1]), cols, rotation=0 if max(len(str(c)) for c in cols) <= 3 else 45, ha='center' if max(len(str(c)) for c in cols) <= 3 else 'right')
+        if cols is not None:
+            brief = max(len(str(c)) for c in cols) <= 3
+            ax.set_xticks(range(m.shape[1]), cols, rotation=0 if brief else 45, ha='center' if brief else 'right')
         ax.set(title=title, xlabel=x_name, ylabel=y_name); ax.tick_params(length=0)
         for s in ax.spines.values(): s.set_visible(False)
         bar = fig.colorbar(im, ax=ax, shrink=.8, aspect=18, pad=.02); bar.outline.set_visible(False)
         if label: bar.set_label(label)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #66d57568
+# %% ../../nbs/00_core/02_show.ipynb #dc3be28f
 def show_scores(
     scores:list,          # rows (name, value, low, high, chance); low, high and chance may be None
     label:str='score',    # what the values are, with the number of candidates
@@ -271,10 +300,14 @@ def show_scores(
     ends = [f*max(x for x in r[1:] if x is not None) for r in rows]; top = max(ends) or 1
     with figure_style():
         for i, (name, value, low, high, chance) in enumerate(rows):
-            ax.barh(i, f*value, height=.62, color=accent if chance is None or low is None or low > chance else soft, alpha=.85)
+            sure = chance is None or low is None or low > chance
+            ax.barh(i, f*value, height=.62, color=accent if sure else soft, alpha=.85)
             if low is not None: ax.plot([f*low, f*high], [i, i], color=ink, lw=1.6, solid_capstyle='butt')
             if chance is not None: ax.plot([f*chance]*2, [i-.45, i+.45], color='#D55E00', lw=1.6, ls=(0, (3, 1.5)))
             ax.text(max(ends[i], 0)+.02*top, i, f'{f*value:.1f}%' if percent else f'{value:.3g}', va='center')
-        ax.set_yticks(range(n), [r[0] for r in rows]); ax.invert_yaxis(); ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)
-        ax.set(xlabel=label+(' (%)' if percent else '')+(', dashed: chance' if any(r[4] is not None for r in rows) else ''), title=title); ax.set_xlim(min(0, *[f*(r[2] if r[2] is not None else r[1]) for r in rows]), 1.16*top)
+        ax.set_yticks(range(n), [r[0] for r in rows]); ax.tick_params(axis='y', length=0)
+        ax.invert_yaxis(); ax.spines['left'].set_visible(False)
+        chances = ', dashed: chance' if any(r[4] is not None for r in rows) else ''
+        ax.set(xlabel=label+(' (%)' if percent else '')+chances, title=title)
+        ax.set_xlim(min(0, *[f*(r[1] if r[2] is None else r[2]) for r in rows]), 1.16*top)
     return fig

@@ -1,0 +1,31 @@
+"What all tests share: where things are, quiet threads, folders of their own."
+import os, shutil, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tests'))
+
+# Set before anything imports numpy or torch, and inherited by every process that a test starts.
+os.environ.setdefault('OMP_NUM_THREADS', '2')
+os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+os.environ.setdefault('BRAINRECON_CACHE', str(ROOT/'.cache'/'tests'))   # ignored by git; a second run finds its features there
+
+LEAVE = shutil.ignore_patterns('.git', '.venv', '.cache', '.pytest_cache', '__pycache__', '.ipynb_checkpoints', '*.egg-info',
+                               '_proc', '_docs', 'build', 'dist', 'runs')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs(tmp_path_factory):
+    "Run folders go to a temporary place unless a test or a person chose one."
+    if 'BRAINRECON_RUNS' not in os.environ: os.environ['BRAINRECON_RUNS'] = str(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of the source tree in which a test may change things."
+    def leave(folder, names):   # a folder of notebooks may be called `build`; only the one at the top is left out
+        drop = LEAVE(folder, names)
+        return drop if Path(folder) == ROOT else drop - {'build', 'dist', 'runs'}
+    return Path(shutil.copytree(ROOT, tmp_path/'copy', ignore=leave, symlinks=True))
