@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['loaded', 'features', 'unit_rows', 'Standardise', 'load_scale']
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #08337e7b
+# %% ../../nbs/03_alignment/00_targets.ipynb #8aad071c
 import functools, hashlib, json
 from pathlib import Path
 import numpy as np
@@ -13,12 +13,13 @@ import torch
 from fastcore.basics import patch
 from ..core.checks import CheckpointError, LeakError, ShapeError, check_finite, check_shape, folder, known
 from ..core.files import cached, load_arrays, save_arrays
+from ..data.pictures import Pictures
 from ..encoders.vision import load_encoder
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #0bbfce1d
+# %% ../../nbs/03_alignment/00_targets.ipynb #8f78eb13
 loaded = functools.lru_cache(2)(load_encoder)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #97fb5849
+# %% ../../nbs/03_alignment/00_targets.ipynb #6f709ec7
 def features(
     pictures,               # `Pictures`
     encoder='lite0',        # name for `load_encoder`, or an encoder
@@ -33,6 +34,8 @@ def features(
     rebuild:bool=False,     # compute them again
 )->np.ndarray:              # `b d` (or `b d h w` with a grid), float32
     "Features of these pictures, computed once and kept on disk."
+    if not isinstance(pictures, Pictures): raise ShapeError(f'`pictures` is a {type(pictures).__name__};', '`Pictures` were expected.', 'Features are kept under the ids and the hash of their pictures.',
+        'Use `load_pictures`, `load_folder`, or `Pictures(img, table)`; for an array alone call `load_encoder()(img)`.')
     known(dtype, ['float32', 'float16'], 'dtype')
     layers = [layer] if isinstance(layer, str) else list(layer)
     if isinstance(encoder, str):
@@ -50,7 +53,7 @@ def features(
     out = {l: v if dtype == 'float32' else v.astype('float32') for l, v in cached(path, make, meta, rebuild, mmap=True).items()}
     return out[layer] if isinstance(layer, str) else out
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #1fc7225a
+# %% ../../nbs/03_alignment/00_targets.ipynb #dda5a5ce
 def unit_rows(
     z,            # `b d`, or more axes
 )->np.ndarray:    # the same shape
@@ -58,7 +61,7 @@ def unit_rows(
     z = np.asarray(z, 'float32'); n = np.sqrt((z.reshape(len(z), -1)**2).sum(1)).reshape(-1, *[1]*(z.ndim-1))
     return z/np.maximum(n, 1e-12)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #4a58d1f7
+# %% ../../nbs/03_alignment/00_targets.ipynb #8fcd4a25
 class Standardise:
     "Centre and scale features by what the training pictures say, or project them on their main axes."
     def __init__(self,
@@ -71,7 +74,7 @@ class Standardise:
         if self.arrays is None: raise CheckpointError('this scale has not been fitted;', '`fit(z, pictures)` comes first.', '', 'Fit it on the training pictures.')
         return self.arrays
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #c317ff0a
+# %% ../../nbs/03_alignment/00_targets.ipynb #644d1086
 @patch
 def fit(self:Standardise,
     z,                   # features of these pictures, `b d`
@@ -85,7 +88,7 @@ def fit(self:Standardise,
         'a scale is fitted on training alone.', 'What it knows of the test it hands on to every decoder.', "Use `pictures.where(split='train')` and their features.")
     self.meta = dict(concepts=sorted(table.concept.unique()), n=len(table), splits=list(splits), components=self.components, power=self.power)
     mean, d = z.mean(0), z.shape[1]
-    if self.components is None: self.arrays = dict(mean=mean, scale=z.std(0).clip(1e-6*z.std()))
+    if self.components is None: self.arrays = dict(mean=mean, scale=z.std(0).clip(max(1e-6*z.std(), 1e-12)))
     else:
         if not 1 <= self.components <= min(len(z)-1, d): raise ShapeError(f'{self.components} components are asked for,', f'but {len(z)} pictures of {d} features have at most {min(len(z)-1, d)}.', '', 'Ask for fewer.')
         _, s, axes = np.linalg.svd(z - mean, full_matrices=False)
@@ -94,7 +97,7 @@ def fit(self:Standardise,
         self.arrays = dict(mean=mean, axes=axes, scale=spread**self.power*spread[0]**(1-self.power))
     return self
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #7266a592
+# %% ../../nbs/03_alignment/00_targets.ipynb #6ec348d7
 @patch
 def __call__(self:Standardise, z)->np.ndarray:  # `b d` or `b components`
     "Features on the common scale."
@@ -107,7 +110,7 @@ def inverse(self:Standardise, z)->np.ndarray:  # `b d`
     a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['scale']))*a['scale']
     return ((z@a['axes'] if 'axes' in a else z) + a['mean']).astype('float32')
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #396598e4
+# %% ../../nbs/03_alignment/00_targets.ipynb #9c08a246
 @patch
 def refuse(self:Standardise,
     concepts,  # that are going to be tested
@@ -120,7 +123,7 @@ def refuse(self:Standardise,
 @patch
 def save(self:Standardise, path): save_arrays(path, self.meta, **self.fitted)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #8143f8bd
+# %% ../../nbs/03_alignment/00_targets.ipynb #6b49d76b
 def load_scale(path)->Standardise:
     "What `Standardise.save` wrote."
     arrays, meta = load_arrays(path)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Batches', 'rows']
 
-# %% ../../nbs/00_core/04a_batches.ipynb #694cd0b2
+# %% ../../nbs/00_core/04a_batches.ipynb #0dbf03a7
 import numpy as np
 import torch
 from .checks import ParameterError, ShapeError, rng
 
-# %% ../../nbs/00_core/04a_batches.ipynb #ff10435d
+# %% ../../nbs/00_core/04a_batches.ipynb #1e4fcd85
 class Batches:
     "The batch of every step, a function of the step number alone."
     def __init__(self,
@@ -24,7 +24,8 @@ class Batches:
         sizes = [len(a) for a in arrays]
         if len(set(sizes)) != 1: raise ShapeError(f'the arrays have {sizes} examples,',
             'expected the same number in each.', '', 'Index all of them by the same trials.')
-        self.arrays = [a if isinstance(a, (np.ndarray, torch.Tensor)) else np.asarray(a) for a in arrays]; self.n = sizes[0]
+        self.arrays = [a if isinstance(a, (np.ndarray, torch.Tensor)) else np.asarray(a) for a in arrays]
+        self.n = sizes[0]
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
         self.device_resident, self.latest = device_resident, (None, None)
         if batch_size < 1 or not len(self):

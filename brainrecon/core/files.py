@@ -6,7 +6,7 @@
 __all__ = ['atomic', 'sha256', 'plain', 'save_json', 'load_json', 'unreadable', 'array_hash', 'save_arrays', 'load_arrays',
            'mapped', 'differences', 'cached']
 
-# %% ../../nbs/00_core/01_files.ipynb #733dbd25
+# %% ../../nbs/00_core/01_files.ipynb #479dde03
 import contextlib, hashlib, json, os, secrets, warnings
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from .checks import CheckpointError, FolderError, ValuesError, writable
 
-# %% ../../nbs/00_core/01_files.ipynb #6a43e4b7
+# %% ../../nbs/00_core/01_files.ipynb #8de027af
 @contextlib.contextmanager
 def atomic(
     path,  # the file to be written; its folder is made if need be
@@ -28,6 +28,7 @@ def atomic(
             'the block must write the path that it was given.', '',
             'Use `with atomic(path) as tmp:` and write to `tmp`.')
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
+        os.umask(mask := os.umask(0o077)); tmp.chmod(0o666 & ~mask)  # some writers make private files; a reader expects what the system's habit is
         os.replace(tmp, path)
         with contextlib.suppress(OSError):  # the new name itself; not every system lets a folder be opened
             fd = os.open(path.parent, os.O_RDONLY)
@@ -35,7 +36,7 @@ def atomic(
             finally: os.close(fd)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/00_core/01_files.ipynb #7251f891
+# %% ../../nbs/00_core/01_files.ipynb #907aefd6
 def sha256(
     what,  # bytes, or the path of a file
 )->str:
@@ -43,7 +44,7 @@ def sha256(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #bca61509
+# %% ../../nbs/00_core/01_files.ipynb #c65949d5
 def plain(
     obj,  # nested dicts, lists, tuples and sets of numbers, texts, paths, arrays
 ):
@@ -57,7 +58,7 @@ def plain(
     raise ValuesError(f'a value of type `{type(obj).__name__}` cannot be stored;',
         'numbers, texts, lists, dicts, arrays and paths can.', '', 'Store its name or its settings instead.')
 
-# %% ../../nbs/00_core/01_files.ipynb #508852a3
+# %% ../../nbs/00_core/01_files.ipynb #fcb66bef
 def save_json(path, obj):
     "Write `obj` as readable JSON, all or nothing."
     text = json.dumps(plain(obj), indent=1, ensure_ascii=False)+'\n'
@@ -82,7 +83,7 @@ def unreadable(
         'a complete file was expected.', 'It was changed by hand, or copied while it was being written.',
         'Delete it and make it again.')
 
-# %% ../../nbs/00_core/01_files.ipynb #1b92ea21
+# %% ../../nbs/00_core/01_files.ipynb #f7f52c5c
 def array_hash(
     arrays:dict,  # name -> array
 )->str:
@@ -93,7 +94,7 @@ def array_hash(
         h.update(f'{k} {a.dtype.str} {a.shape};'.encode()); h.update(a.reshape(-1).view(np.uint8))
     return h.hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #cfff14a4
+# %% ../../nbs/00_core/01_files.ipynb #cc3b50f9
 def save_arrays(
     path,            # usually `*.safetensors`
     meta:dict=None,  # what the arrays are and how they were made
@@ -107,7 +108,7 @@ def save_arrays(
             f'Put them into the description: `meta=dict({k}=...)`.')
     with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps(plain(meta or {})), sha256=array_hash(out)))
 
-# %% ../../nbs/00_core/01_files.ipynb #35550801
+# %% ../../nbs/00_core/01_files.ipynb #9704143a
 def load_arrays(
     path,              # a file that `save_arrays` wrote
     mmap:bool=False,   # leave the numbers on disk until they are indexed (read only)
@@ -127,7 +128,7 @@ def load_arrays(
     except (OSError, ValueError, KeyError, SafetensorError) as e: raise unreadable(path, e) from None
     return arrays, meta
 
-# %% ../../nbs/00_core/01_files.ipynb #809795db
+# %% ../../nbs/00_core/01_files.ipynb #d3cbdabd
 def mapped(path)->dict:
     "The arrays of a safetensors file as read-only maps of the file."
     kinds = dict(F64='f8', F32='f4', F16='f2', I64='i8', I32='i4', I16='i2', I8='i1',
@@ -141,7 +142,7 @@ def mapped(path)->dict:
         out[k] = np.memmap(path, kind, 'r', 8+n+a, tuple(t['shape'])) if b > a else np.zeros(t['shape'], kind)
     return out
 
-# %% ../../nbs/00_core/01_files.ipynb #6fb83403
+# %% ../../nbs/00_core/01_files.ipynb #cd91f9e0
 def differences(
     stored:dict,  # the description that was found
     asked:dict,   # the description that was wanted
@@ -153,7 +154,7 @@ def differences(
     pairs = {k: (stored.get(k, gone), asked.get(k, gone)) for k in sorted({*stored, *asked})}
     return [f'{k}: stored {short(a)}, asked {short(b)}' for k, (a, b) in pairs.items() if not same(a, b)]
 
-# %% ../../nbs/00_core/01_files.ipynb #497408eb
+# %% ../../nbs/00_core/01_files.ipynb #97dd93fc
 def cached(
     path,                # where the arrays are kept
     make,                # called without arguments if they are not there; returns a dict name -> array

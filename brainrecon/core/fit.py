@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FitOptions', 'fit_options', 'learning_rate', 'prepared', 'History', 'Running', 'Fit', 'not_finite', 'Batches']
 
-# %% ../../nbs/00_core/05_fit.ipynb #08f1dce0
+# %% ../../nbs/00_core/05_fit.ipynb #ad1bf9c2
 import contextlib, json, math, os, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,10 +22,10 @@ from .checkpoint import (fill, list_checkpoints, load_checkpoint, random_state, 
 from .files import atomic, plain, sha256
 from .progress import Progress, tell
 
-# %% ../../nbs/00_core/05_fit.ipynb #9a981af6
+# %% ../../nbs/00_core/05_fit.ipynb #a4ca98cf
 _all_ = ['Batches']
 
-# %% ../../nbs/00_core/05_fit.ipynb #4fd03316
+# %% ../../nbs/00_core/05_fit.ipynb #1cbd821c
 @dataclass
 class FitOptions:
     "The settings of a training run."
@@ -48,14 +48,15 @@ class FitOptions:
             clip=(self.clip is None or self.clip > 0, 'above 0, or None'),
             ema=(self.ema is None or 0 < self.ema < 1, 'between 0 and 1, or None'))
         for name, (ok, want) in right.items():
-            if not ok: raise ParameterError(f'`{name}={getattr(self, name)}`:', f'expected a number {want}.')
+            if not ok: raise ParameterError(f'`{name}={getattr(self, name)}` cannot be meant:',
+                f'expected a number {want}.', '', f'Leave it out to get {getattr(type(self), name)}.')
 
 def fit_options(options=None, **changes)->FitOptions:
     "Options with some of them changed; an `UnknownError` for a name that does not exist."
     for k in changes: known(k, [f.name for f in fields(FitOptions)], 'option')
     return FitOptions(**{**(asdict(options) if options else {}), **changes})
 
-# %% ../../nbs/00_core/05_fit.ipynb #42233bdf
+# %% ../../nbs/00_core/05_fit.ipynb #8bba35aa
 def learning_rate(
     step:int,     # updates made so far
     steps:int,    # updates in all
@@ -66,7 +67,7 @@ def learning_rate(
     done = (step-o.warmup)/max(1, steps-o.warmup)
     return o.lr*dict(constant=1., linear=1-done, cosine=.5+.5*math.cos(math.pi*done))[o.schedule]
 
-# %% ../../nbs/00_core/05_fit.ipynb #9f86ee15
+# %% ../../nbs/00_core/05_fit.ipynb #f537234a
 @contextlib.contextmanager
 def prepared(
     model:torch.nn.Module, # what will be trained
@@ -91,7 +92,7 @@ def prepared(
         for k, old in zip(kinds, kept): k._shared_state.clear(); k._shared_state.update(old)
         for k, v in env.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
 
-# %% ../../nbs/00_core/05_fit.ipynb #09973a21
+# %% ../../nbs/00_core/05_fit.ipynb #85bfdcc3
 class History(list):
     "A row for each look at the run: step, losses, rate, scores. `pandas.DataFrame(history)` makes a table."
     best, stopped, seconds = None, 'steps', 0.
@@ -107,7 +108,7 @@ class Running:
         terms = {k: v/max(1, self.since) for k, v in self.sums.items()}; total = {'loss': sum(terms.values())}
         return total | {k: v for k, v in terms.items() if k != 'loss'} if len(terms) > 1 else total
 
-# %% ../../nbs/00_core/05_fit.ipynb #3a302e90
+# %% ../../nbs/00_core/05_fit.ipynb #84ad5c04
 class Fit:
     "Change the weights of a model so that its loss falls."
     def __init__(self,
@@ -127,7 +128,7 @@ class Fit:
         self.model, self.loss, self.name, self.log, self.about = model, loss, name, log, about or {}
         self.folder, self.options = Path(folder) if folder else None, fit_options(options, **changes)
 
-# %% ../../nbs/00_core/05_fit.ipynb #d8e61eab
+# %% ../../nbs/00_core/05_fit.ipynb #ce3d2301
 @patch
 def update(self:Fit,
     s:Running,       # the run
@@ -157,7 +158,7 @@ def update(self:Fit,
     s.step += 1; s.since += 1
     return seen
 
-# %% ../../nbs/00_core/05_fit.ipynb #b68d83b9
+# %% ../../nbs/00_core/05_fit.ipynb #e7dd16ea
 def not_finite(
     bad:list,   # names of the terms that are not finite
     terms:dict, # all terms of this step
@@ -171,7 +172,7 @@ def not_finite(
         'Usually the rate is too high, or there is a division or a logarithm of zero.',
         'Lower `lr`, add `warmup`, or look at that term. The weights are those of the step before.')
 
-# %% ../../nbs/00_core/05_fit.ipynb #15d548c0
+# %% ../../nbs/00_core/05_fit.ipynb #0d1a1a4e
 @patch
 def look(self:Fit,
     s:Running,    # the run
@@ -201,7 +202,7 @@ def look(self:Fit,
     if self.folder: self.write(s, row)
     return scores
 
-# %% ../../nbs/00_core/05_fit.ipynb #271e03dd
+# %% ../../nbs/00_core/05_fit.ipynb #bbb99c82
 @patch
 def smooth(self:Fit, s:Running):
     "The model to be judged: with averaged weights if they are averaged."
@@ -224,7 +225,7 @@ def keep_best(self:Fit, s:Running):
     about = dict(name=self.name, step=s.best['step'], value=s.best['value'])
     save_weights(self.folder/'best.safetensors', s.best['weights'], about)
 
-# %% ../../nbs/00_core/05_fit.ipynb #e1206db6
+# %% ../../nbs/00_core/05_fit.ipynb #169b3520
 @patch
 def write(self:Fit, s:Running, row:dict):
     "Append the row to log.jsonl and write a checkpoint."
@@ -232,12 +233,12 @@ def write(self:Fit, s:Running, row:dict):
     if s.acc.is_main_process:
         with open(writable(self.folder)/'log.jsonl', 'a') as f: f.write(json.dumps(row)+'\n')
         state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history),
-            chance=chance, model=self.model.state_dict(), opt=s.opt.optimizer.state_dict(), ema=s.ema.state_dict() if s.ema else None,
-            scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
+            chance=chance, model=self.model.state_dict(), opt=s.opt.optimizer.state_dict(),
+            ema=s.ema.state_dict() if s.ema else None, scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
         save_checkpoint(self.folder, s.step, state, s.config)
     s.acc.wait_for_everyone()
 
-# %% ../../nbs/00_core/05_fit.ipynb #c86786bb
+# %% ../../nbs/00_core/05_fit.ipynb #8b70f846
 @patch
 def begin(self:Fit,
     acc:Accelerator, # devices and processes
@@ -249,7 +250,8 @@ def begin(self:Fit,
     "A run at its beginning, or where its newest checkpoint left it."
     o, net = self.options, self.model.to(acc.device).train()
     own = [p for p in net.parameters() if p.requires_grad]
-    if not own: raise ParameterError('no weight of `model` can be trained;', 'expected one with `requires_grad`.')
+    if not own: raise ParameterError('no weight of `model` can be trained;', 'expected one with `requires_grad`.',
+        'All were frozen, or the model has none.', 'Call `requires_grad_()` on the part that is to learn.')
     groups = [dict(params=[p for p in own if p.ndim >= 2], weight_decay=o.weight_decay),
         dict(params=[p for p in own if p.ndim < 2], weight_decay=0.)]
     opt = torch.optim.AdamW([g for g in groups if g['params']], lr=o.lr, betas=tuple(o.betas))
@@ -265,7 +267,7 @@ def begin(self:Fit,
     if saved and acc.process_index < len(saved['chance']): set_random_state(saved['chance'][acc.process_index])
     return s
 
-# %% ../../nbs/00_core/05_fit.ipynb #bda02102
+# %% ../../nbs/00_core/05_fit.ipynb #9d2f8cd0
 @patch
 def restore(self:Fit, s:Running, resume:bool, say):
     "Fill a run from its newest checkpoint, or clear the folder if it is to begin again."
@@ -287,7 +289,7 @@ def restore(self:Fit, s:Running, resume:bool, say):
     s.history.extend(saved['history']); self.keep_best(s)
     return saved
 
-# %% ../../nbs/00_core/05_fit.ipynb #2b1c028d
+# %% ../../nbs/00_core/05_fit.ipynb #f33c1193
 @patch
 def run(self:Fit,
     batches:Batches,        # examples; anything else with the same methods will do

@@ -7,7 +7,7 @@ __all__ = ['ink', 'soft', 'right', 'accent', 'palette', 'figure_style', 'Chart',
            'show_images', 'show_matches', 'sensor_info', 'no_position', 'show_topomap', 'show_traces', 'show_matrix',
            'show_scores']
 
-# %% ../../nbs/00_core/02_show.ipynb #2f8b8bd6
+# %% ../../nbs/00_core/02_show.ipynb #3a1298f9
 import contextlib, io
 import numpy as np
 import matplotlib as mpl
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from .checks import ChannelError, ShapeError, ValuesError, known, need
 
-# %% ../../nbs/00_core/02_show.ipynb #6c16e6d8
+# %% ../../nbs/00_core/02_show.ipynb #fff43de1
 ink, soft, right, accent = '#222222', '#9a9a9a', '#009E73', '#0072B2'
 palette = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#6b4fa0', '#7a7a7a']
 
@@ -30,7 +30,7 @@ def figure_style():
         'figure.dpi': 72, 'savefig.dpi': 72, 'axes.axisbelow': True, 'grid.color': '#e6e6e6', 'grid.linewidth': .8}
     with mpl.rc_context(style): yield
 
-# %% ../../nbs/00_core/02_show.ipynb #907e94e3
+# %% ../../nbs/00_core/02_show.ipynb #b5b3e155
 class Chart(Figure):
     "A matplotlib figure that keeps this library's style, and a small file in a notebook."
     def savefig(self, *args, **kwargs):
@@ -46,7 +46,8 @@ class Chart(Figure):
         buf = io.BytesIO(); self.savefig(buf, format='png', metadata={'Software': None})
         img = Image.open(buf).convert('RGB')
         def pack(im, **how): out = io.BytesIO(); im.save(out, **how); return out.getvalue()
-        few = pack(img.quantize(160, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE), format='png', optimize=True)
+        few = img.quantize(160, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+        few = pack(few, format='png', optimize=True)
         if len(few) <= limit: return 'image/png', few
         for quality in (90, 80, 70, 60, 45, 30):
             if len(photo := pack(img, format='jpeg', quality=quality, optimize=True)) <= limit: break
@@ -56,7 +57,7 @@ class Chart(Figure):
         kind, data = self.small()
         display({kind: data, 'text/plain': f'<Chart of {len(self.axes)} axes>'}, raw=True)
 
-# %% ../../nbs/00_core/02_show.ipynb #32f649a3
+# %% ../../nbs/00_core/02_show.ipynb #c608df8c
 def chart(
     n_rows:int=1, n_cols:int=1, # panels
     width:float=6.,             # of the whole figure, in inches of 72 points
@@ -68,7 +69,7 @@ def chart(
         fig = Chart(figsize=(width, height), layout='constrained')
         return fig, fig.subplots(n_rows, n_cols, squeeze=False, **kwargs)
 
-# %% ../../nbs/00_core/02_show.ipynb #410fe84a
+# %% ../../nbs/00_core/02_show.ipynb #42df4372
 def as_images(
     imgs,            # one picture or several, channels first or last, uint8 or in [0, 1]; a list of equal size will do
     name:str='imgs', # what the caller calls them
@@ -93,7 +94,7 @@ def as_images(
     if x.shape[-1] == 4: x = x[..., :3]*x[..., 3:] + 1 - x[..., 3:]  # see-through parts become white
     return np.repeat(x, 3, -1) if x.shape[-1] == 1 else x
 
-# %% ../../nbs/00_core/02_show.ipynb #6b05d803
+# %% ../../nbs/00_core/02_show.ipynb #4155994d
 def tile(
     ax,              # axes to draw in
     img,             # `h w 3`
@@ -112,7 +113,7 @@ def shorter(
     "`text`, cut to what has room under a small picture."
     return text if len(text) <= n else text[:n-1].rstrip()+'…'
 
-# %% ../../nbs/00_core/02_show.ipynb #4af3e0d8
+# %% ../../nbs/00_core/02_show.ipynb #2f5466e7
 def show_images(
     imgs,             # pictures, as `as_images` takes them
     titles=None,      # a text for each
@@ -128,7 +129,7 @@ def show_images(
             else: ax.set_axis_off()
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #dbe190ae
+# %% ../../nbs/00_core/02_show.ipynb #7875f55b
 def show_matches(
     query,            # true picture of each row, `b h w 3`
     top,              # best answers: positions among `candidates`, `b k`; or pictures, `b k h w 3`
@@ -159,7 +160,7 @@ def show_matches(
         for j in range(k): axes[0, j+1].set_title('best' if j == 0 else f'{j+1}', color=soft if j else ink)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #9b770633
+# %% ../../nbs/00_core/02_show.ipynb #92fb7ee1
 def sensor_info(
     ch_names:list,    # sensor names
     kind:str='eeg',   # `eeg` or `meg`
@@ -191,7 +192,7 @@ def no_position(
         'every sensor needs one.', 'Eye, muscle and trigger channels have none.',
         'Leave them out, or give `info=` with positions.')
 
-# %% ../../nbs/00_core/02_show.ipynb #83c3eb53
+# %% ../../nbs/00_core/02_show.ipynb #52fae723
 def show_topomap(
     values,          # a number for each sensor, `c`; or several maps, `n c`
     ch_names:list,   # sensor names
@@ -221,7 +222,7 @@ def show_topomap(
         if label: bar.set_label(label)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #250988d6
+# %% ../../nbs/00_core/02_show.ipynb #9266d8ae
 def show_traces(
     x,               # lines, `n t`; a single line `t` will do
     times=None,      # seconds of each sample; sample numbers if not given
@@ -255,7 +256,7 @@ def show_traces(
         elif names is not None: ax.legend()
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #0efca8db
+# %% ../../nbs/00_core/02_show.ipynb #46312c76
 def show_matrix(
     m,                # `rows columns`
     rows=None,        # names of the rows
@@ -286,7 +287,7 @@ def show_matrix(
         if label: bar.set_label(label)
     return fig
 
-# %% ../../nbs/00_core/02_show.ipynb #dc3be28f
+# %% ../../nbs/00_core/02_show.ipynb #5978ead0
 def show_scores(
     scores:list,          # rows (name, value, low, high, chance); low, high and chance may be None
     label:str='score',    # what the values are, with the number of candidates

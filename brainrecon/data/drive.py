@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['map_names', 'semantics_file', 'opponent', 'gabors', 'low_maps', 'low_drive', 'packaged_semantics', 'semantics',
-           'high_drive', 'Drive', 'reference', 'check_request']
+           'high_drive', 'Drive', 'reference', 'check_request', 'presentation']
 
-# %% ../../nbs/01_data/02_drive.ipynb #566ba5bf
+# %% ../../nbs/01_data/02_drive.ipynb #6ec16fa2
 import functools, hashlib
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 import brainrecon
-from ..core.checks import FolderError, ShapeError, UnknownError, ValuesError, check_shape, known
+from ..core.checks import ShapeError, UnknownError, ValuesError, check_shape, known, rng
 from ..core.files import array_hash, load_arrays
 from .pictures import draw_exemplars, load_pictures
 
-# %% ../../nbs/01_data/02_drive.ipynb #f7341f68
+# %% ../../nbs/01_data/02_drive.ipynb #139e35e1
 def opponent(
     img,  # pictures, `b h w 3`, uint8 or in [0, 1]
 )->torch.Tensor: # `b 3 64 64`, about -1 to 1
@@ -32,7 +33,7 @@ def opponent(
     r, g, b = x[:, 0], x[:, 1], x[:, 2]
     return torch.stack([2*(.299*r + .587*g + .114*b) - 1, r - g, b - (r + g)/2], 1)
 
-# %% ../../nbs/01_data/02_drive.ipynb #57b20978
+# %% ../../nbs/01_data/02_drive.ipynb #f84ae4ce
 @functools.lru_cache(1)
 def gabors(
     size:int=9,         # pixels
@@ -50,7 +51,7 @@ def gabors(
             out.append(g/np.sqrt((g**2).sum()))
     return torch.tensor(np.stack(out), dtype=torch.float32)[:, None]
 
-# %% ../../nbs/01_data/02_drive.ipynb #a32ad79b
+# %% ../../nbs/01_data/02_drive.ipynb #2ab0f142
 map_names = ['luminance', 'red-green', 'blue-yellow', 'contrast'] + [f'edge {a}°, {s}' for s in ('fine', 'middle', 'coarse') for a in (0, 45, 90, 135)]
 
 def low_maps(
@@ -71,14 +72,14 @@ def low_maps(
         out.append(torch.cat(maps, 1).numpy())
     return np.concatenate(out)
 
-# %% ../../nbs/01_data/02_drive.ipynb #96db839a
+# %% ../../nbs/01_data/02_drive.ipynb #a59989e2
 def low_drive(
     img,  # pictures, `b h w 3`, uint8 or in [0, 1]
 )->np.ndarray: # `b f`, float32: every map on a grid of 4 x 4
     "What the early parts of the simulated brain are given: pixels alone."
     return rearrange(F.adaptive_avg_pool2d(torch.from_numpy(low_maps(img)), 4), 'b m h w -> b (m h w)').numpy()
 
-# %% ../../nbs/01_data/02_drive.ipynb #14295e07
+# %% ../../nbs/01_data/02_drive.ipynb #4210af9e
 semantics_file = Path(brainrecon.__file__).parent/'assets'/'semantics'/'lite1.safetensors'
 
 @functools.lru_cache(2)
@@ -102,7 +103,7 @@ def semantics(
     if not np.isfinite(x).all(): raise ValuesError(f'{int((~np.isfinite(x)).sum())} coordinates of `table` are not finite;', 'every one must be a number.', '', f'Check {list(rows)[int(np.argwhere(~np.isfinite(x))[0][0])]!r}.')
     return rows, hashlib.sha256('\n'.join(rows).encode() + array_hash(dict(x=x)).encode()).hexdigest()
 
-# %% ../../nbs/01_data/02_drive.ipynb #7525051c
+# %% ../../nbs/01_data/02_drive.ipynb #71e34b3a
 def high_drive(
     concepts,    # names, `b`
     table=None,  # dict concept -> coordinates, or DataFrame with concepts as index; the packaged one if None
@@ -114,7 +115,7 @@ def high_drive(
     if gone: known(gone[0], rows, 'concept', remedy)
     return np.stack([rows[c] for c in concepts]) if len(concepts) else np.zeros((0, len(next(iter(rows.values())))), 'float32')
 
-# %% ../../nbs/01_data/02_drive.ipynb #b26f2b5e
+# %% ../../nbs/01_data/02_drive.ipynb #2270e78b
 class Drive:
     "Low and high drive on the fixed scale of the reference pictures."
     def __init__(self,
@@ -142,7 +143,7 @@ def reference(every:int=4, n:int=3)->tuple: # (maps `b m h w`, concepts `b`)
     p = load_pictures('train')[::every]
     return low_maps(np.concatenate([draw_exemplars(i, c, n) for i, c in zip(p.img, p.table.concept)])), list(np.repeat(p.table.concept, n))
 
-# %% ../../nbs/01_data/02_drive.ipynb #0fb5d6d4
+# %% ../../nbs/01_data/02_drive.ipynb #6220e48d
 def check_request(
     pictures,      # `Pictures`
     subject,       # 1, 2, ...
@@ -159,3 +160,17 @@ def check_request(
     if not whole(reps) or reps < 1: raise ShapeError(f'reps is {reps!r};', 'a whole number from 1 was expected.', '', 'Use reps=4.')
     if not whole(seed) or seed < 0: raise ValuesError(f'seed is {seed!r};', 'a whole number from 0 was expected.', '', 'Use seed=0.')
     if not isinstance(snr_db, (int, float, np.number)) or not np.isfinite(snr_db): raise ValuesError(f'snr_db is {snr_db!r};', 'a finite number of decibels was expected.', '', 'Use snr_db=-20.')
+
+# %% ../../nbs/01_data/02_drive.ipynb #eb350737
+def presentation(
+    pictures,     # `Pictures`
+    subject:int, reps:int, seed:int=0,
+    sessions:int=4,
+)->tuple:         # (table of trials in the order of presentation, position of the picture of each)
+    "Which picture was shown when: repetitions are dealt to sessions, order within a session by lot."
+    lot = np.stack([rng(seed, 'order', subject, i).random(reps) for i in pictures.table.picture])
+    session = np.broadcast_to(np.arange(reps) % sessions, lot.shape)
+    order = np.lexsort([lot.ravel(), session.ravel()]); which, rep = np.divmod(order, reps)
+    t = pictures.table.iloc[which]
+    return pd.DataFrame(dict(picture=t.picture.to_numpy(), concept=t.concept.to_numpy(), subject=subject, session=session.ravel()[order] + 1,
+        repetition=rep + 1, trial=np.arange(len(order)))), order

@@ -7,7 +7,7 @@ __all__ = ['picture_columns', 'splits', 'asset_folder', 'picture_endings', 'Pict
            'draw_split', 'packaged', 'solid_part', 'cut_out', 'exemplar_settings', 'background', 'hue_turn',
            'draw_exemplars', 'resized', 'load_pictures', 'read_picture', 'slug', 'load_folder']
 
-# %% ../../nbs/01_data/01_pictures.ipynb #b38dc716
+# %% ../../nbs/01_data/01_pictures.ipynb #eff1e7f3
 import functools, hashlib, io
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ import brainrecon
 from ..core.checks import FolderError, ShapeError, UnknownError, check_shape, folder, known, rng
 from ..core.files import cached, sha256
 
-# %% ../../nbs/01_data/01_pictures.ipynb #7d821835
+# %% ../../nbs/01_data/01_pictures.ipynb #e5b8e205
 picture_columns = ['picture', 'concept', 'name', 'split', 'exemplar', 'group']
 splits = ['train', 'valid', 'test']
 
-# %% ../../nbs/01_data/01_pictures.ipynb #011c37ea
+# %% ../../nbs/01_data/01_pictures.ipynb #3b263668
 @dataclass(eq=False, repr=False)
 class Pictures:
     "Pictures `b h w 3` (uint8) and a table with one row for each."
@@ -54,7 +54,7 @@ class Pictures:
     @property
     def concepts(self)->list: return self.table.concept.unique().tolist()
 
-# %% ../../nbs/01_data/01_pictures.ipynb #16cec194
+# %% ../../nbs/01_data/01_pictures.ipynb #cde84cf6
 @patch
 def where(self:Pictures,
     **columns,  # column name -> a value or a list of values, such as `split='test'`
@@ -68,7 +68,7 @@ def where(self:Pictures,
         keep &= self.table[col].isin(values).to_numpy()
     return self[keep]
 
-# %% ../../nbs/01_data/01_pictures.ipynb #3f908b16
+# %% ../../nbs/01_data/01_pictures.ipynb #0e5440fc
 @patch
 def at(self:Pictures,
     ids,  # picture ids, such as `trials.table.picture`, any number of times
@@ -78,7 +78,7 @@ def at(self:Pictures,
     for i in set(ids).difference(pos.index): known(i, pos.index, 'picture')
     return pos[ids].to_numpy()
 
-# %% ../../nbs/01_data/01_pictures.ipynb #ed1f57c0
+# %% ../../nbs/01_data/01_pictures.ipynb #bf3c7dd3
 @patch
 def hash(self:Pictures)->str:
     "A fingerprint of every pixel and every picture id."
@@ -88,7 +88,7 @@ def hash(self:Pictures)->str:
         self._hash = h.hexdigest()
     return self._hash
 
-# %% ../../nbs/01_data/01_pictures.ipynb #78cc4956
+# %% ../../nbs/01_data/01_pictures.ipynb #37b711ce
 def pixel_likeness(
     img,  # pictures on mid grey, `b h w 3`, uint8
 )->np.ndarray:  # `b b`, 1 for equal ones
@@ -98,7 +98,7 @@ def pixel_likeness(
     a, b = unit(small(img)), unit(small(np.ascontiguousarray(img[:, :, ::-1])))
     return np.maximum(a@a.T, a@b.T)
 
-# %% ../../nbs/01_data/01_pictures.ipynb #f94ac37f
+# %% ../../nbs/01_data/01_pictures.ipynb #f05a4c1f
 def join_groups(
     n:int,       # number of pictures
     pairs,       # pairs of positions that belong together
@@ -110,7 +110,7 @@ def join_groups(
     label = connected_components(coo_array((np.ones(len(i)), (i, j)), (n, n)), False)[1]
     return pd.factorize(label)[0]
 
-# %% ../../nbs/01_data/01_pictures.ipynb #dd99cfd7
+# %% ../../nbs/01_data/01_pictures.ipynb #a21d8c6a
 def draw_split(
     concepts:list,   # names
     groups,          # a group number for each
@@ -125,10 +125,10 @@ def draw_split(
     side = {c: 'test' if i < test else 'valid' for i, c in enumerate(alone[:test+valid])}
     return np.array([side.get(c, 'train') for c in concepts], object)
 
-# %% ../../nbs/01_data/01_pictures.ipynb #7cabfb67
+# %% ../../nbs/01_data/01_pictures.ipynb #09368c59
 asset_folder = Path(brainrecon.__file__).parent/'assets'/'pictures'
 
-# %% ../../nbs/01_data/01_pictures.ipynb #7d01ca5b
+# %% ../../nbs/01_data/01_pictures.ipynb #ce54b100
 @functools.lru_cache(4)
 def packaged(
     at=None,  # a folder made by the job `build/01_pictures`; the one in the library if None
@@ -149,7 +149,7 @@ def packaged(
     img.setflags(write=False)
     return Pictures(img, t.assign(exemplar=0, picture=t.concept+'/00')[picture_columns])
 
-# %% ../../nbs/01_data/01_pictures.ipynb #a822aa2d
+# %% ../../nbs/01_data/01_pictures.ipynb #447beff4
 def solid_part(
     img,           # one picture on mid grey, `h w 3`, uint8
     grey:int=128,  # the background
@@ -164,7 +164,7 @@ def solid_part(
     solid = ndimage.label(~see_through[label][1:-1, 1:-1])[0]
     return (np.bincount(solid.ravel()) >= 12)[solid] & (solid > 0)
 
-# %% ../../nbs/01_data/01_pictures.ipynb #cf8bf94b
+# %% ../../nbs/01_data/01_pictures.ipynb #c7483c64
 def cut_out(
     img,           # one picture on mid grey, `h w 3`, uint8
 )->tuple:          # (colours `h w 3`, opacity `h w`), float32 in [0, 1]
@@ -176,7 +176,7 @@ def cut_out(
     alpha = np.clip(1.6*ndimage.gaussian_filter(solid.astype('float32'), .8) - .45, 0, 1)
     return (colour/255).astype('float32'), alpha
 
-# %% ../../nbs/01_data/01_pictures.ipynb #ac8c41fc
+# %% ../../nbs/01_data/01_pictures.ipynb #4d8af0d1
 def exemplar_settings(
     concept:str,   # name; each has its own random stream
     exemplar:int,  # 1, 2, ...
@@ -193,7 +193,7 @@ def exemplar_settings(
     return dict(size=size, x=g.uniform(-room, room), y=g.uniform(-room, room), mirror=g.choice([-1, 1]), tilt=np.deg2rad(g.uniform(-22, 22)), hue=g.uniform(-.35, .35),
         kind=g.integers(3), angle=g.uniform(0, 2*np.pi), cells=int(g.integers(2, 6)), noise=g.random((5, 5)), low=colour(), high=colour())
 
-# %% ../../nbs/01_data/01_pictures.ipynb #fd7c1e83
+# %% ../../nbs/01_data/01_pictures.ipynb #0aada443
 def background(
     s:dict,   # from `exemplar_settings`
     size:int, # of the picture
@@ -208,7 +208,7 @@ def background(
         mix = ndimage.zoom(s['noise'][:n, :n], size/n, order=3, mode='nearest', grid_mode=True)
     return s['low'] + .8*np.clip(mix, 0, 1)[..., None]*(s['high'] - s['low'])
 
-# %% ../../nbs/01_data/01_pictures.ipynb #e94c2614
+# %% ../../nbs/01_data/01_pictures.ipynb #31efdd48
 def hue_turn(
     angle,     # radians, `b`
 )->np.ndarray: # `b 3 3`, multiplies a colour from the left
@@ -218,7 +218,7 @@ def hue_turn(
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle); turn[:, 1, 2] = -np.sin(angle); turn[:, 2, 1] = np.sin(angle)
     return np.linalg.inv(to) @ turn @ to
 
-# %% ../../nbs/01_data/01_pictures.ipynb #7a3c17f8
+# %% ../../nbs/01_data/01_pictures.ipynb #ab1481b7
 def draw_exemplars(
     img,           # one plain picture on mid grey, `h w 3`, uint8
     concept:str,   # its name, which seeds the drawing
@@ -239,7 +239,7 @@ def draw_exemplars(
     scene = np.stack([background(i, size) for i in s])
     return np.concatenate([img[None], ((out[..., :3] + (1-out[..., 3:])*scene).clip(0, 1)*255).round().astype('uint8')])
 
-# %% ../../nbs/01_data/01_pictures.ipynb #0a9aecf5
+# %% ../../nbs/01_data/01_pictures.ipynb #a72e99b5
 def resized(
     img,       # `b h w 3`, uint8
     size:int,  # wanted height and width
@@ -248,7 +248,7 @@ def resized(
     if img.shape[1:3] == (size, size): return img
     return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.BICUBIC)) for i in img])
 
-# %% ../../nbs/01_data/01_pictures.ipynb #ce6639b8
+# %% ../../nbs/01_data/01_pictures.ipynb #d26ae689
 def load_pictures(
     split:str=None,        # 'train', 'valid', 'test'; all three in this order if None
     exemplars:bool=False,  # ten pictures for each training concept instead of one; valid and test always have one
@@ -270,10 +270,10 @@ def load_pictures(
     keep = np.flatnonzero(out.table.split == split) if split else np.arange(len(out))
     return out[keep[0]:keep[-1]+1]
 
-# %% ../../nbs/01_data/01_pictures.ipynb #17b2c816
+# %% ../../nbs/01_data/01_pictures.ipynb #5f3a40c3
 picture_endings = ['.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff']
 
-# %% ../../nbs/01_data/01_pictures.ipynb #525a58e9
+# %% ../../nbs/01_data/01_pictures.ipynb #1a461f9c
 def read_picture(
     path,          # a file
     size:int=128,  # height and width that it shall have
@@ -290,12 +290,12 @@ def read_picture(
     page.alpha_composite(im, ((size-im.width)//2, (size-im.height)//2))
     return np.asarray(page.convert('RGB'))
 
-# %% ../../nbs/01_data/01_pictures.ipynb #0fe1bc6d
+# %% ../../nbs/01_data/01_pictures.ipynb #b2f559a9
 def slug(name:str)->str:
     "A name in small letters, digits and hyphens: 'Red apple' becomes 'red-apple'."
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in name.lower()).split())
 
-# %% ../../nbs/01_data/01_pictures.ipynb #f5180d94
+# %% ../../nbs/01_data/01_pictures.ipynb #766c9074
 def load_folder(
     path,                # a folder of pictures, or of sub-folders with pictures
     size:int=128,        # height and width that they shall have

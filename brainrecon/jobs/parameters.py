@@ -7,14 +7,14 @@ __all__ = ['words', 'reserved', 'kind_of', 'Parameter', 'read_settings', 'read_p
            'job_paths', 'jobs', 'find_job', 'fit_value', 'mistyped', 'check_value', 'parse_text', 'parse_given',
            'find_parameter', 'recipe_path', 'read_yaml', 'load_recipe', 'recipes', 'resolve']
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #f3ca3713
+# %% ../../nbs/08_jobs/00_parameters.ipynb #28db49a1
 import ast, brainrecon, difflib, io, os, re, tokenize
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ..core.checks import ParameterError, UnknownError, known, need
 from ..core.files import load_json
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #09901de7
+# %% ../../nbs/08_jobs/00_parameters.ipynb #0e4e16be
 words = {bool: 'truth value', int: 'whole number', float: 'number', str: 'text'}
 
 def kind_of(
@@ -29,7 +29,7 @@ def kind_of(
     if len(kinds) > 1: return None
     return [kinds.pop() if kinds else None]
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #14356236
+# %% ../../nbs/08_jobs/00_parameters.ipynb #fe0292c3
 @dataclass(frozen=True)
 class Parameter:
     "One setting of a job: its name, its value, what it means, and where the value came from."
@@ -45,7 +45,7 @@ class Parameter:
         k = kind_of(self.default)
         return words[k] if not isinstance(k, list) else 'list' if k[0] is None else f'list of {words[k[0]]}s'
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #913af541
+# %% ../../nbs/08_jobs/00_parameters.ipynb #956226f3
 reserved = ('name', 'recipe', 'again', 'at', 'show')   # arguments of `run_job`
 
 def read_settings(
@@ -72,7 +72,7 @@ def read_settings(
         found[key] = Parameter(key, value, comments.get(node.end_lineno, ''), default=value); lines.add(node.end_lineno)
     return list(found.values())
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #4a9ae829
+# %% ../../nbs/08_jobs/00_parameters.ipynb #d30f6d0e
 def read_parameters(
     path,         # a job notebook
     name:str='',  # of the job, for messages; the file's name if empty
@@ -90,7 +90,7 @@ def read_parameters(
         "a line `out = ''` was expected.", 'Through it the notebook learns its run folder.', "Add `out = ''  # run folder`.")
     return found
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #b54fc484
+# %% ../../nbs/08_jobs/00_parameters.ipynb #ff9b4e62
 def jobs_folder(
     at=None,  # another folder of jobs; else BRAINRECON_JOBS, else the jobs of this library
 )->Path:
@@ -100,7 +100,7 @@ def jobs_folder(
     checkout = package.parent/'nbs'/'08_jobs'
     return checkout if checkout.is_dir() else package/'notebooks'
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #6d89359f
+# %% ../../nbs/08_jobs/00_parameters.ipynb #9b296d0d
 @dataclass(frozen=True)
 class Job:
     "A job notebook: where it is, what it asks, what it can be asked for."
@@ -121,7 +121,7 @@ def read_job(
     about = next((re.split(r'(?<=[.?!]) ', l)[0] for l in lines if not l.startswith('#')), '')
     return Job(name, path, title, about, read_parameters(path, name))
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #44d0ba41
+# %% ../../nbs/08_jobs/00_parameters.ipynb #3a23f75b
 def job_paths(
     at=None,  # another folder of jobs
 )->list:
@@ -142,7 +142,7 @@ def find_job(
     paths = {f'{p.parent.name}/{p.stem}': p for p in job_paths(at)}
     return read_job(paths[known(str(name).removesuffix('.ipynb'), paths, 'job')])
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #c9d3b97b
+# %% ../../nbs/08_jobs/00_parameters.ipynb #acd3c7de
 def fit_value(
     value,  # what was given
     kind,   # what `kind_of` said of the default
@@ -177,7 +177,7 @@ def check_value(
     try: return fit_value(value, kind_of(p.default))
     except ValueError: raise mistyped(p, f'{value!r}, a {words.get(type(value), type(value).__name__)}', job) from None
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #48b38b22
+# %% ../../nbs/08_jobs/00_parameters.ipynb #bfe8a276
 def parse_text(
     text:str,  # what stands behind the equals sign
     kind,      # what `kind_of` said of the default
@@ -209,7 +209,7 @@ def parse_given(
         values[name] = check_value(p, read, job.name)
     return values
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #5ed586b1
+# %% ../../nbs/08_jobs/00_parameters.ipynb #e8406b71
 def find_parameter(
     job:Job,       # where to look
     name:str,      # what was asked for
@@ -222,7 +222,7 @@ def find_parameter(
     raise ParameterError(f'{where or job.name}: there is no parameter {name!r};', f'{job.name} has {", ".join(by_name)}.', '',
         f'Did you mean {" or ".join(map(repr, near))}?' if near else f'See `brainrecon jobs {job.name}`.')
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #06d73384
+# %% ../../nbs/08_jobs/00_parameters.ipynb #76bbdaf4
 def recipe_path(
     recipe,   # a name, or the path of a `.yml` file of your own
     at=None,  # another folder of jobs
@@ -250,7 +250,7 @@ def read_yaml(path)->dict:
         raise ParameterError(f'the recipe {Path(path).name!r} cannot be read: {" ".join(str(e).split())};',
             'a plain YAML file was expected.', '', 'Look at a recipe of the library for the form.') from None
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #4f4cd4fe
+# %% ../../nbs/08_jobs/00_parameters.ipynb #88bfdea0
 def load_recipe(
     recipe,   # a name, or the path of a `.yml` file of your own
     job:Job,  # the job it is meant for
@@ -260,7 +260,8 @@ def load_recipe(
     path = recipe_path(recipe, at); what = f'the recipe {path.stem!r}'
     found = read_yaml(path)
     if not isinstance(found, dict) or not isinstance(found.get('parameters'), dict):
-        raise ParameterError(f'{what} has no `parameters`;', 'expected `job:` and `parameters:` with a value for each name.', '', 'Look at a recipe of the library for the form.')
+        raise ParameterError(f'{what} has no `parameters`;', 'expected `job:` and `parameters:` with a value for each name.',
+            '', 'Look at a recipe of the library for the form.')
     other = found.get('job')
     if other != job.name: raise ParameterError(f'{what} is for the job {other!r},', f'not for {job.name!r}.', '',
         f'Run `brainrecon run {other} --recipe {path.stem}`, or choose another recipe.')
@@ -283,7 +284,7 @@ def load_recipe(
         out[name] = replace(p, value=check_value(p, value, what), came_from='recipe', source=source)
     return out
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #3c46356a
+# %% ../../nbs/08_jobs/00_parameters.ipynb #4138fb18
 def recipes(
     job:Job,  # a job
     at=None,  # another folder of jobs
@@ -292,7 +293,7 @@ def recipes(
     found = {p.stem: read_yaml(p) for p in sorted((jobs_folder(at)/'recipes').glob('*.yml'))}
     return {name: str(r.get('about', '')) for name, r in found.items() if isinstance(r, dict) and r.get('job') == job.name}
 
-# %% ../../nbs/08_jobs/00_parameters.ipynb #7f432ee1
+# %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
 def resolve(
     job:Job,      # the job that is to run
     recipe=None,  # a name, or the path of a `.yml` file

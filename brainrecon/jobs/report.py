@@ -7,13 +7,13 @@ __all__ = ['statuses', 'row_keys', 'top_keys', 'style', 'simulated_note', 'numbe
            'row_parts', 'title_of', 'readings', 'print_scores', 'bar', 'tag', 'esc', 'table', 'cells', 'score_table',
            'figures_html', 'facts_html', 'write_report']
 
-# %% ../../nbs/08_jobs/01_report.ipynb #a4846f08
+# %% ../../nbs/08_jobs/01_report.ipynb #bdfe6284
 import base64, html, math
 from pathlib import Path
 from ..core.checks import UnknownError, ValuesError, known, need
 from ..core.files import atomic, load_json
 
-# %% ../../nbs/08_jobs/01_report.ipynb #eecdfc1f
+# %% ../../nbs/08_jobs/01_report.ipynb #26e20a73
 statuses = ('measured here', 'reported by the paper', 'not run')
 row_keys = dict(what='', measure='', value=None, low=None, high=None, chance=None, candidates=None, n=None, seeds=(), control=False,
     simulated=None, status='measured here', source='', note='')
@@ -23,7 +23,7 @@ def number(x)->bool:
     "Whether `x` is a finite number."
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
-# %% ../../nbs/08_jobs/01_report.ipynb #58abfabc
+# %% ../../nbs/08_jobs/01_report.ipynb #a3fdb9a4
 def check_row(
     row:dict,  # see `row_keys`
 )->dict:
@@ -45,7 +45,7 @@ def check_row(
         raise bad(f'has the interval [{low}, {high}]', f'two numbers around {r["value"]} were expected.')
     return r
 
-# %% ../../nbs/08_jobs/01_report.ipynb #972cb7e2
+# %% ../../nbs/08_jobs/01_report.ipynb #2b681ab4
 def check_scores(
     scores:dict,  # title, about, notes, test_readings, rows
 )->dict:
@@ -57,7 +57,7 @@ def check_scores(
     s['rows'] = [check_row(r) for r in s['rows']]
     return s
 
-# %% ../../nbs/08_jobs/01_report.ipynb #eea67dba
+# %% ../../nbs/08_jobs/01_report.ipynb #e3e2cc2b
 def short(
     x,  # a number or None
 )->str:
@@ -75,7 +75,7 @@ def row_parts(
         f'of {r["candidates"]}' if r['candidates'] else '', f'n {r["n"]}' if r['n'] else '',
         f'{len(r["seeds"])} seed{"s"*(len(r["seeds"]) > 1)}' if r['seeds'] else '', kind]
 
-# %% ../../nbs/08_jobs/01_report.ipynb #3dfb3b81
+# %% ../../nbs/08_jobs/01_report.ipynb #153f14cc
 def title_of(
     s:dict,  # from `check_scores`
 )->str:
@@ -97,7 +97,7 @@ def print_scores(scores:dict):  # what a job hands in
     for r in rows: print('  ' + '  '.join(t.ljust(w) for t, w in zip(r, wide) if w).rstrip())
     for line in [readings(s['test_readings']), *s['notes']]: print(line) if line else None
 
-# %% ../../nbs/08_jobs/01_report.ipynb #e4ae2472
+# %% ../../nbs/08_jobs/01_report.ipynb #ced09324
 style = '''
 :root { --ink:#1d2430; --soft:#5c6675; --paper:#fbfaf7; --line:#e3e0d8; --main:#0b6e8a; --pale:#c4e0e8; --warn:#7a4b00; --warnbg:#fdf0d5 }
 @media (prefers-color-scheme:dark) { :root { --ink:#e6e8ec; --soft:#9aa5b4; --paper:#14181d; --line:#2e3741; --main:#5cc3dd;
@@ -131,7 +131,7 @@ figcaption { margin-top:.35rem } code { font:.88em ui-monospace, SFMono-Regular,
   main { padding-top:1.2rem } h1 { font-size:1.45rem } }
 '''
 
-# %% ../../nbs/08_jobs/01_report.ipynb #d07d047b
+# %% ../../nbs/08_jobs/01_report.ipynb #a1f17e0d
 def bar(
     r:dict,     # a row from `check_row`
     rows:list,  # all rows, for the common scale
@@ -146,7 +146,7 @@ def bar(
     if r['low'] is not None: out = f'<i class="range" style="left:{at(r["low"])};right:calc(100% - {at(r["high"])})"></i>' + out
     return f'<span class="bar">{out}<i class="dot" style="left:{at(r["value"])}"></i></span>'
 
-# %% ../../nbs/08_jobs/01_report.ipynb #c49cf23f
+# %% ../../nbs/08_jobs/01_report.ipynb #ebfd5f0c
 def tag(name:str, text='', **attrs)->str:
     "An HTML element; its text must be escaped already, its attributes are escaped here."
     more = ''.join(f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"' for k, v in attrs.items() if v not in (None, ''))
@@ -167,7 +167,7 @@ def cells(*texts)->str:  # escaped
     "A table row."
     return tag('tr', ''.join(tag('td', t) for t in texts))
 
-# %% ../../nbs/08_jobs/01_report.ipynb #51900e06
+# %% ../../nbs/08_jobs/01_report.ipynb #9124f8f8
 def score_table(
     rows:list,  # from `check_scores`
 )->str:
@@ -186,7 +186,7 @@ def score_table(
         return tag('tr', ''.join(parts), class_='other' if r['control'] or r['status'] != statuses[0] else '')
     return table(['', 'measure', 'score [interval]', '', 'chance', 'candidates', 'n', 'seeds'], [one(r) for r in rows])
 
-# %% ../../nbs/08_jobs/01_report.ipynb #51a59cf8
+# %% ../../nbs/08_jobs/01_report.ipynb #e05fd44f
 def figures_html(
     folder:Path,  # a run folder
 )->str:
@@ -200,7 +200,7 @@ def figures_html(
         out.append(tag('figure', img + tag('figcaption', esc(caption)), class_='figure'))
     return '\n'.join(out)
 
-# %% ../../nbs/08_jobs/01_report.ipynb #cedb26ca
+# %% ../../nbs/08_jobs/01_report.ipynb #caaf2515
 def facts_html(
     params:dict,  # from params.json
     status:dict,  # from status.json
@@ -216,7 +216,7 @@ def facts_html(
     return (tag('h2', 'Parameters') + table(['name', 'value', 'came from', 'meaning or source'], rows) if rows else '') + \
         (tag('h2', 'Made with') + table(['what', 'value'], facts) if facts else '')
 
-# %% ../../nbs/08_jobs/01_report.ipynb #d4fdc9c3
+# %% ../../nbs/08_jobs/01_report.ipynb #66898679
 simulated_note = ('Simulated data: no person was recorded. These numbers show that the method works on an invented brain '
     'whose answer is known. They do not say how well a real brain can be decoded.')
 
@@ -238,7 +238,9 @@ def write_report(
         tag('h2', 'Figures') + figures if figures else '',
         facts_html(params, status),
         tag('h2', 'Files') + tag('p', ', '.join(tag('a', n, href=n) for n in files)) if files else '']
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">' + tag('title', esc(title)) + tag('style', style)
-    page = f'<!doctype html>\n<html lang="en">{tag("head", head)}\n' + tag('body', tag('main', '\n'.join(filter(None, parts)))) + '\n</html>\n'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = tag('head', head + tag('title', esc(title)) + tag('style', style))
+    body = tag('body', tag('main', '\n'.join(filter(None, parts))))
+    page = f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
     with atomic(folder/'report.html') as tmp: tmp.write_text(page, encoding='utf-8')
     return folder/'report.html'

