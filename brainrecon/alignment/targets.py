@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['loaded', 'features', 'unit_rows', 'Standardise', 'load_scale']
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #8aad071c
+# %% ../../nbs/03_alignment/00_targets.ipynb #9b1a0497
 import functools, hashlib, json
 from pathlib import Path
 import numpy as np
@@ -16,10 +16,10 @@ from ..core.files import cached, load_arrays, save_arrays
 from ..data.pictures import Pictures
 from ..encoders.vision import load_encoder
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #8f78eb13
+# %% ../../nbs/03_alignment/00_targets.ipynb #709f5310
 loaded = functools.lru_cache(2)(load_encoder)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #6f709ec7
+# %% ../../nbs/03_alignment/00_targets.ipynb #85d3d062
 def features(
     pictures,               # `Pictures`
     encoder='lite0',        # name for `load_encoder`, or an encoder
@@ -53,7 +53,7 @@ def features(
     out = {l: v if dtype == 'float32' else v.astype('float32') for l, v in cached(path, make, meta, rebuild, mmap=True).items()}
     return out[layer] if isinstance(layer, str) else out
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #dda5a5ce
+# %% ../../nbs/03_alignment/00_targets.ipynb #9e9ccf23
 def unit_rows(
     z,            # `b d`, or more axes
 )->np.ndarray:    # the same shape
@@ -61,7 +61,7 @@ def unit_rows(
     z = np.asarray(z, 'float32'); n = np.sqrt((z.reshape(len(z), -1)**2).sum(1)).reshape(-1, *[1]*(z.ndim-1))
     return z/np.maximum(n, 1e-12)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #8fcd4a25
+# %% ../../nbs/03_alignment/00_targets.ipynb #7833ef2c
 class Standardise:
     "Centre and scale features by what the training pictures say, or project them on their main axes."
     def __init__(self,
@@ -74,7 +74,7 @@ class Standardise:
         if self.arrays is None: raise CheckpointError('this scale has not been fitted;', '`fit(z, pictures)` comes first.', '', 'Fit it on the training pictures.')
         return self.arrays
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #644d1086
+# %% ../../nbs/03_alignment/00_targets.ipynb #c032ccfc
 @patch
 def fit(self:Standardise,
     z,                   # features of these pictures, `b d`
@@ -97,7 +97,7 @@ def fit(self:Standardise,
         self.arrays = dict(mean=mean, axes=axes, scale=spread**self.power*spread[0]**(1-self.power))
     return self
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #6ec348d7
+# %% ../../nbs/03_alignment/00_targets.ipynb #2a20792f
 @patch
 def __call__(self:Standardise, z)->np.ndarray:  # `b d` or `b components`
     "Features on the common scale."
@@ -110,7 +110,7 @@ def inverse(self:Standardise, z)->np.ndarray:  # `b d`
     a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['scale']))*a['scale']
     return ((z@a['axes'] if 'axes' in a else z) + a['mean']).astype('float32')
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #9c08a246
+# %% ../../nbs/03_alignment/00_targets.ipynb #349d63d7
 @patch
 def refuse(self:Standardise,
     concepts,  # that are going to be tested
@@ -121,9 +121,11 @@ def refuse(self:Standardise,
         'It was fitted before the split.', 'Fit it on the training pictures of this split.')
 
 @patch
-def save(self:Standardise, path): save_arrays(path, self.meta, **self.fitted)
+def save(self:Standardise, path):
+    "Write the scale as one safetensors file."
+    save_arrays(path, self.meta, **self.fitted)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #6b49d76b
+# %% ../../nbs/03_alignment/00_targets.ipynb #f97ef48e
 def load_scale(path)->Standardise:
     "What `Standardise.save` wrote."
     arrays, meta = load_arrays(path)
