@@ -6,7 +6,7 @@
 __all__ = ['Gallery', 'make_gallery', 'Scale', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes', 'ContrastiveDecoder',
            'shuffle_pairs', 'save_decoder', 'load_decoder_file']
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #ca21c85c
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #2b5e6aa8
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -22,7 +22,7 @@ from ..data.pictures import Pictures
 from ..data.trials import Trials
 from ..encoders.small import small_encoder
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #40c46ee7
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #85f9cecb
 @dataclass(frozen=True, eq=False)
 class Gallery:
     "Picture features with their names; `of(trials)` gives each trial its target."
@@ -42,7 +42,7 @@ class Gallery:
     def __add__(self, other): return Gallery(np.concatenate([self.z, other.z]), self.pictures + other.pictures, self.concepts + other.concepts)
     def __getitem__(self, rows): return Gallery(self.z[rows], [self.pictures[i] for i in rows], [self.concepts[i] for i in rows])
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #0fdbc4cb
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #1c9b2e84
 def make_gallery(
     pictures:Pictures,
     encoder:str='lite0', layer:str='pooled',   # see `features`
@@ -50,7 +50,7 @@ def make_gallery(
     "The gallery of these pictures in the space of a frozen image encoder; computed once, then read from the cache."
     return Gallery(features(pictures, encoder, layer), pictures.table.picture.tolist(), pictures.table.concept.tolist())
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #a4952791
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #9ba3639d
 class Scale:
     "Mean and spread of the signal along its first axis, from training trials only."
     def __init__(self, mean, std): self.mean, self.std = np.asarray(mean, 'float32'), np.asarray(std, 'float32')
@@ -60,7 +60,7 @@ class Scale:
         return cls(x.mean(0, dtype='float64'), np.where(std > 1e-12*max(float(np.abs(std).max()), 1e-300), std, 1.0))
     def __call__(self, x): return (np.asarray(x, 'float32') - self.mean)/self.std
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #6da1bbc0
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #9cd725ba
 class Decoder:
     "What every retrieval decoder does with trials; a subclass says how to learn and how to map."
     kind = ''
@@ -88,13 +88,13 @@ class Decoder:
         sim = cosine(self.embed(trials), self.z_scale(gallery.z))
         return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in sim]
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #6f166d81
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #50e8dfde
 def cosine(a, b)->np.ndarray:  # `b d`, `k d` -> `b k`
     "Cosine similarity of all rows."
     a, b = (np.asarray(v, 'float64') for v in (a, b))
     return (a/np.linalg.norm(a, axis=1, keepdims=True).clip(1e-12)) @ (b/np.linalg.norm(b, axis=1, keepdims=True).clip(1e-12)).T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #c42cf3fe
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #a345a438
 class RidgeDecoder(Decoder):
     "Linear map with the penalty chosen on validation concepts."
     kind = 'ridge'
@@ -117,13 +117,13 @@ class RidgeDecoder(Decoder):
         return self
     def map(self, x): return x.reshape(len(x), -1) @ self.weights
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #13eaf3f7
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #25f90874
 class Aligner(torch.nn.Module):
     "An encoder with its temperature: what the contrastive loss needs, in one call."
     def __init__(self, brain:torch.nn.Module): super().__init__(); self.brain, self.temperature = brain, Temperature()
     def forward(self, x): return self.brain(x), self.temperature()   # `b d`, one number
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #1514f49e
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f4781ce4
 def main_axes(
     x,          # `b f` scaled training responses, mean zero
     n:int,      # how many axes
@@ -134,7 +134,7 @@ def main_axes(
     p = PCA(min(n, *x.shape), svd_solver='randomized', random_state=seed).fit(x)
     return (p.components_/np.sqrt(p.explained_variance_[0])).astype('float32')
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #b81409d3
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #6fbcd885
 class ContrastiveDecoder(Decoder):
     "A small network into the feature space, trained by contrast."
     kind = 'contrastive'
@@ -149,7 +149,7 @@ class ContrastiveDecoder(Decoder):
         self.config = dict(encoder=encoder, seed=seed, steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, w_mse=w_mse, every=every, axes=axes, options=options)
         self.axes = None
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #471a6b88
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #1323faa8
 @patch
 def build(self:ContrastiveDecoder, n_outputs:int):
     "Make the network for this recording, its first weights decided by the seed alone."
@@ -161,14 +161,14 @@ def inputs(self:ContrastiveDecoder, x)->np.ndarray:  # what the network reads
     "The scaled response, on its main axes if there are any."
     return x if self.axes is None else x.reshape(len(x), -1) @ self.axes.T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #11dfd4ba
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f6f84b29
 @patch
 def loss(self:ContrastiveDecoder, model, batch)->dict:
     "Contrast, and some regression; two responses to one picture are not wrong answers to each other."
     x, z, picture = batch; out, scale = model(x)
     return dict(contrast=info_nce(out, z, scale, same=picture[:, None] == picture[None]), mse=self.config['w_mse']*torch.nn.functional.mse_loss(out, z))
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #70e9a8f8
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #c67e5c3a
 @patch
 def fit(self:ContrastiveDecoder,
     train:Trials,
@@ -193,7 +193,7 @@ def fit(self:ContrastiveDecoder,
     self.model.eval().cpu()
     return self
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #704a4b0c
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #94416e5d
 @patch
 @torch.inference_mode()
 def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
@@ -201,7 +201,7 @@ def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
     x = torch.from_numpy(np.ascontiguousarray(self.inputs(x)))
     return torch.cat([self.model.brain(p) for p in x.split(512)]).numpy()
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #bf6cab0e
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #2c4a9e30
 def shuffle_pairs(
     trials:Trials,
     seed:int=0,
@@ -214,7 +214,7 @@ def shuffle_pairs(
     t['picture'] = [turn[p] for p in t.picture]; t['concept'] = [concept[p] for p in t.picture]
     return Trials(trials.x, trials.names, t, trials.kind, trials.sfreq, trials.tmin, dict(trials.provenance, shuffled=True), checked=True)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #867b4998
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #6490ec75
 def save_decoder(
     dec:Decoder,
     path,          # a .safetensors file
@@ -227,7 +227,7 @@ def save_decoder(
     config = dict(alphas=dec.alphas, alpha=dec.alpha) if dec.kind == 'ridge' else dec.config
     return save_arrays(path, dict(decoder=dec.kind, recording=dec.recording, config=config, targets=dec.z_scale.meta), **scales, **own)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #a45ce213
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #10046ba1
 def load_decoder_file(
     path,          # a file written by `save_decoder`
 )->Decoder:
