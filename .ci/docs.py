@@ -71,8 +71,20 @@ def own_entries():
             one = f"{name}({', '.join(parts)})"
             return one if len(one) <= 76 else f'{name}(\n' + textwrap.fill(', '.join(p.replace(' ', '\0') for p in parts), 76,
                 initial_indent='    ', subsequent_indent='    ', break_long_words=False, break_on_hyphens=False).replace('\0', ' ') + '\n)'
+        def entries(self):
+            "What is known of parameters and result. fastcore takes the comment of a last `**options` for the result's; the source tells whose it is."
+            known = {k: dict(v) for k, v in self.dm.dm.items()}
+            last = next((k for k in reversed(known) if k != 'return'), None)
+            if last is None or known[last].get('kind') != inspect.Parameter.VAR_KEYWORD: return known
+            try: text = inspect.getsource(getattr(self.sym, '__init__', self.sym) if inspect.isclass(self.sym) else self.sym)
+            except (OSError, TypeError): return known
+            comment = re.search(rf'\*\*{last}\b[^#\n]*#\s*(.*)', text)
+            result = re.search(r'(?m)^\s*\)\s*(->[^#\n]*)?:\s*#\s*(.*)', text)
+            known[last]['docment'] = comment[1] if comment else None
+            if 'return' in known: known['return']['docment'] = result[2] if result else None
+            return known
         def table(self):
-            rows = [] if self.foreign else [(k, v) for k, v in self.dm.dm.items() if v.get('docment')]
+            rows = [] if self.foreign else [(k, v) for k, v in self.entries().items() if v.get('docment')]
             if not rows: return ''
             def safe(t): return str(t).replace('|', '\\|').replace('\n', ' ').strip()
             def kind(v):

@@ -7,12 +7,12 @@ __all__ = ['axis_words', 'ReconError', 'ShapeError', 'ChannelError', 'ValuesErro
            'ParameterError', 'CheckpointError', 'MissingExtra', 'MissingWeights', 'expect', 'known', 'check_shape',
            'channel_index', 'check_finite', 'seeded', 'rng', 'device', 'writable', 'folder', 'need']
 
-# %% ../../nbs/00_core/00_checks.ipynb #8797fcdd
+# %% ../../nbs/00_core/00_checks.ipynb #3949dc9c
 import contextlib, hashlib, importlib, os, random, sys
 from pathlib import Path
 import numpy as np
 
-# %% ../../nbs/00_core/00_checks.ipynb #9589c850
+# %% ../../nbs/00_core/00_checks.ipynb #8fa9200d
 class ReconError(ValueError):
     "An error in four parts: what came, what was expected, why it is usually so, what to do."
     def __init__(self,
@@ -29,7 +29,7 @@ class ReconError(ValueError):
         rest  = ' '.join(p for p in (self.why, self.do) if p)
         return f'{first}\n  {rest}' if rest else first
 
-# %% ../../nbs/00_core/00_checks.ipynb #7205c06e
+# %% ../../nbs/00_core/00_checks.ipynb #b7f6428a
 class ShapeError(ReconError): "Axes or sizes are not the ones that were asked for."
 class ChannelError(ReconError): "A channel or voxel is absent, doubled, unknown or out of place."
 class ValuesError(ReconError): "Numbers that cannot be data: NaN, infinity, a constant trace."
@@ -41,7 +41,7 @@ class CheckpointError(ReconError): "A checkpoint that is damaged or belongs to a
 class MissingExtra(ReconError, ImportError): "An optional package that is not installed."
 class MissingWeights(ReconError, FileNotFoundError): "Weights or a data set that are not on this machine."
 
-# %% ../../nbs/00_core/00_checks.ipynb #1a63b471
+# %% ../../nbs/00_core/00_checks.ipynb #39580168
 @contextlib.contextmanager
 def expect(
     err:type=ReconError,  # the kind of error that must come
@@ -54,7 +54,7 @@ def expect(
         print(f'{type(e).__name__}: {e}')
     else: raise AssertionError(f'expected {err.__name__}, nothing was raised')
 
-# %% ../../nbs/00_core/00_checks.ipynb #67e1fad9
+# %% ../../nbs/00_core/00_checks.ipynb #0262ebd4
 def known(
     name,           # the name that was asked for
     names,          # the names that exist
@@ -70,11 +70,11 @@ def known(
     raise UnknownError(f'{what} {name!r} does not exist;', f'known: {some or "none"}.', '',
         do or (f'Did you mean {" or ".join(map(repr, near))}?' if near else f'Choose one of the known ones.'))
 
-# %% ../../nbs/00_core/00_checks.ipynb #2ceec59f
+# %% ../../nbs/00_core/00_checks.ipynb #4247464b
 axis_words = dict(b='trials', c='channels', t='samples', v='voxels', r='repetitions', p='patches', s='samples in a patch', n='tokens',
     d='width', l='levels', k='candidates', m='context examples', h='height', w='picture width')
 
-# %% ../../nbs/00_core/00_checks.ipynb #697b28bd
+# %% ../../nbs/00_core/00_checks.ipynb #8830e870
 def check_shape(
     x,              # array or tensor
     axes:str,       # axis letters with spaces, such as `b c t`
@@ -94,7 +94,7 @@ def check_shape(
             'Two axes may be swapped.' if want in shape else '', f'Check how `{name}` was cut, or build the model with {a}={got}.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #7bba9e32
+# %% ../../nbs/00_core/00_checks.ipynb #2a86848c
 def channel_index(
     have:list,           # names of the recording, in its order
     want:list,           # names that are wanted, in the wanted order
@@ -117,7 +117,7 @@ def channel_index(
             'Montages differ between laboratories.', f'Rename {near[0]}.' if near else f'Pick {what}s that both have, or use a model built for these.')
     return np.array([pos[n] for n in want], int)
 
-# %% ../../nbs/00_core/00_checks.ipynb #b47bc848
+# %% ../../nbs/00_core/00_checks.ipynb #924f2796
 def check_finite(
     x,             # array, first axis trials
     name:str='x',  # what the caller calls it
@@ -136,9 +136,11 @@ def check_finite(
             'Usually a bad channel, a cut outside the recording, or a division by a zero variance.', 'Interpolate or drop it before making trials.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #be79c377
+# %% ../../nbs/00_core/00_checks.ipynb #45239ae5
 @contextlib.contextmanager
-def seeded(seed:int):  # any whole number
+def seeded(
+    seed:int,  # any whole number
+):
     "Fix the random state of Python, NumPy and torch inside the block, and put the old one back."
     torch = sys.modules.get('torch') or importlib.import_module('torch')
     py, npy, th = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -149,7 +151,7 @@ def seeded(seed:int):  # any whole number
         random.setstate(py); np.random.set_state(npy); torch.set_rng_state(th)
         if cu is not None: torch.cuda.set_rng_state_all(cu)
 
-# %% ../../nbs/00_core/00_checks.ipynb #e3c1a827
+# %% ../../nbs/00_core/00_checks.ipynb #900b1b9a
 def rng(
     seed:int,   # the seed of the whole experiment
     *words,     # what the stream is for, such as `'noise', subject`
@@ -158,7 +160,7 @@ def rng(
     tail = hashlib.sha256('|'.join(map(str, words)).encode()).digest()[:8]
     return np.random.default_rng([abs(int(seed)), int.from_bytes(tail, 'little')])
 
-# %% ../../nbs/00_core/00_checks.ipynb #408a7e50
+# %% ../../nbs/00_core/00_checks.ipynb #4af11c3a
 def device(
     name:str='auto',  # `auto`, `cpu`, `cuda`, `cuda:1`, `mps`
 ):
@@ -172,8 +174,10 @@ def device(
         'The driver may be too old for this build of torch, or CUDA_VISIBLE_DEVICES hides it.', "Use device='cpu', or run `brainrecon doctor`.")
     return torch.device(name)
 
-# %% ../../nbs/00_core/00_checks.ipynb #60addf76
-def writable(path)->Path:  # a folder
+# %% ../../nbs/00_core/00_checks.ipynb #51cf7827
+def writable(
+    path,  # a folder, made if need be
+)->Path:
     "`path` as a folder that exists and can be written; otherwise a `FolderError`."
     path = Path(path).expanduser()
     why = ''
@@ -185,7 +189,7 @@ def writable(path)->Path:  # a folder
         'Give another folder, or set BRAINRECON_CACHE, BRAINRECON_DATA or BRAINRECON_RUNS.')
     return path
 
-# %% ../../nbs/00_core/00_checks.ipynb #6718493e
+# %% ../../nbs/00_core/00_checks.ipynb #592437ff
 def folder(
     kind:str='cache',  # `cache`, `data` or `runs`
     *parts,            # sub-folders
@@ -197,7 +201,7 @@ def folder(
         data=platformdirs.user_data_dir('brainrecon', False), runs='runs')[kind]
     return writable(Path(base).joinpath(*map(str, parts)))
 
-# %% ../../nbs/00_core/00_checks.ipynb #c8e97daf
+# %% ../../nbs/00_core/00_checks.ipynb #96bef3ab
 def need(
     module:str,  # what to import
     extra:str,   # the extra of this library that brings it

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['defaults', 'makers', 'settings', 'side_pictures', 'fingerprint', 'load_side', 'load_embedded', 'stored']
 
-# %% ../../nbs/01_data/05_embedded.ipynb #dfc60414
+# %% ../../nbs/01_data/05_embedded.ipynb #afb08bf1
 import hashlib, json
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ from .simulated_fmri import simulate_fmri
 from .simulated_meeg import simulate_eeg, simulate_meg
 from .trials import Splits, Trials, load_trials
 
-# %% ../../nbs/01_data/05_embedded.ipynb #27334cdd
+# %% ../../nbs/01_data/05_embedded.ipynb #0d5b0e1f
 defaults = dict(   # repetitions of a training picture and of a validation or test picture; dB of a single trial
     eeg  = dict(reps=(4, 80), snr_db=-20., layout=17,  sfreq=100.),
     meg  = dict(reps=(1, 12), snr_db=-12., layout=102, sfreq=100.),
     fmri = dict(reps=(3, 3),  snr_db=-12.))
 makers = dict(eeg=simulate_eeg, meg=simulate_meg, fmri=simulate_fmri)
 
-# %% ../../nbs/01_data/05_embedded.ipynb #6521ad16
+# %% ../../nbs/01_data/05_embedded.ipynb #fe12cbea
 def settings(
     kind:str,   # 'eeg', 'meg' or 'fmri'
     exemplars:int=10,
@@ -41,7 +41,7 @@ def settings(
     if not (whole(exemplars) and exemplars <= 10): raise ShapeError(f'exemplars is {exemplars!r};', 'a whole number from 1 to 10 was expected.', '', 'Use exemplars=10.')
     return {**s, 'reps': tuple(map(int, s['reps'])), 'exemplars': int(exemplars)}
 
-# %% ../../nbs/01_data/05_embedded.ipynb #5ecfcf5d
+# %% ../../nbs/01_data/05_embedded.ipynb #4631aebd
 def side_pictures(
     side:str,  # 'train', 'valid' or 'test'
     exemplars:int=10,
@@ -60,7 +60,7 @@ def fingerprint(
     what = dict(kind=kind, version=version, pictures=pictures.hash(), drive=Drive().words, **settings)
     return hashlib.sha256(json.dumps(plain(what), sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/01_data/05_embedded.ipynb #e630a3b5
+# %% ../../nbs/01_data/05_embedded.ipynb #7059ce2a
 def load_side(
     side:str, kind:str, subject:int, seed:int, how:dict, # `how` from `settings`
     at:Path,       # folder of simulated recordings
@@ -79,7 +79,7 @@ def load_side(
         if not path.is_dir(): raise
     return read()
 
-# %% ../../nbs/01_data/05_embedded.ipynb #0455e813
+# %% ../../nbs/01_data/05_embedded.ipynb #03966520
 def load_embedded(
     kind:str='eeg',      # 'eeg', 'meg' or 'fmri'
     subject:int=1,       # 1, 2, ...: simulated people differ
@@ -100,8 +100,10 @@ def load_embedded(
         sides.append(load_side(side, kind, int(subject), int(seed), how, at, first)); first += len(sides[-1])
     return Splits(*sides)
 
-# %% ../../nbs/01_data/05_embedded.ipynb #85f29b53
-def stored(at=None)->list: # the folder of recordings; the cache folder if None
+# %% ../../nbs/01_data/05_embedded.ipynb #e9ab3890
+def stored(
+    at=None, # the folder of recordings; the cache folder if None
+)->list:     # (name, megabytes)
     "Names and sizes in MB of the simulated recordings that are kept."
     at = folder('cache', 'simulated') if at is None else Path(at)
     return [(d.name.rsplit('-', 1)[0], round(sum(f.stat().st_size for f in d.iterdir())/1e6, 1)) for d in sorted(at.iterdir()) if d.is_dir() and not d.name.startswith('.')]

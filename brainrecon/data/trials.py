@@ -6,7 +6,7 @@
 __all__ = ['kinds', 'complete_table', 'Trials', 'concat', 'check_leak', 'Sealed', 'Splits', 'split_concepts', 'load_trials',
            'from_epochs']
 
-# %% ../../nbs/01_data/00_trials.ipynb #f7f24524
+# %% ../../nbs/01_data/00_trials.ipynb #0f655e4b
 import hashlib, os, shutil, tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +17,10 @@ from ..core.checks import (ShapeError, ChannelError, UnknownError, LeakError, Fo
     channel_index, check_finite, check_shape, known, need, writable)
 from ..core.files import load_json, save_json
 
-# %% ../../nbs/01_data/00_trials.ipynb #5d196993
+# %% ../../nbs/01_data/00_trials.ipynb #0d3e585e
 kinds = dict(eeg='b c t', meg='b c t', fmri='b v')
 
-# %% ../../nbs/01_data/00_trials.ipynb #6bfb68d0
+# %% ../../nbs/01_data/00_trials.ipynb #5236b336
 def complete_table(
     table,     # DataFrame or dict of columns
     n:int,     # number of trials in the signal
@@ -48,7 +48,7 @@ def complete_table(
         'Two recordings were joined without renumbering.', 'Leave the column out, or renumber it.')
     return t
 
-# %% ../../nbs/01_data/00_trials.ipynb #60884e51
+# %% ../../nbs/01_data/00_trials.ipynb #b1576b6a
 @dataclass(frozen=True, repr=False, eq=False)
 class Trials:
     "A signal with named axes and the table of its trials."
@@ -92,7 +92,7 @@ class Trials:
         return (f'{len(self)} {self.kind} trials of {many(self.x.shape[1], self.what)}{rate}: {many(t.picture.nunique(), "picture")}, '
                 f'{many(t.concept.nunique(), "concept")}, {many(t.subject.nunique(), "subject")}{", simulated" * bool(self.provenance.get("simulated"))}')
 
-# %% ../../nbs/01_data/00_trials.ipynb #1202f3ed
+# %% ../../nbs/01_data/00_trials.ipynb #9328adf1
 @patch
 def __getitem__(self:Trials, idx)->Trials:
     "The trials at these rows: a number, a slice, a list or a mask."
@@ -102,7 +102,7 @@ def __getitem__(self:Trials, idx)->Trials:
         raise ShapeError(f'the mask has {len(idx)} entries', f'but there are {len(self)} trials.', '', 'Make the mask from this batch\'s own table.')
     return replace(self, x=self.x[idx], table=self.table.iloc[idx].reset_index(drop=True))
 
-# %% ../../nbs/01_data/00_trials.ipynb #7088b117
+# %% ../../nbs/01_data/00_trials.ipynb #bb12662d
 @patch
 def where(self:Trials,
     **columns,  # column name -> a value or a list of values
@@ -116,7 +116,7 @@ def where(self:Trials,
         keep &= self.table[col].isin(values).to_numpy()
     return self[keep]
 
-# %% ../../nbs/01_data/00_trials.ipynb #5c6de1a5
+# %% ../../nbs/01_data/00_trials.ipynb #36b031da
 @patch
 def pick(self:Trials,
     names:list,  # channels or voxels, in the wanted order
@@ -125,7 +125,7 @@ def pick(self:Trials,
     if isinstance(names, str): names = [names]
     return replace(self, x=self.x[:, channel_index(self.names, names, self.what)], names=list(names))
 
-# %% ../../nbs/01_data/00_trials.ipynb #b4970532
+# %% ../../nbs/01_data/00_trials.ipynb #9f23e74b
 @patch
 def window(self:Trials,
     tmin:float,  # seconds, included
@@ -140,7 +140,7 @@ def window(self:Trials,
             'Epochs were cut shorter than the window.', 'Choose a window inside, or cut longer epochs.')
     return replace(self, x=self.x[..., first:last], tmin=self.tmin + first/self.sfreq)
 
-# %% ../../nbs/01_data/00_trials.ipynb #66ed8ace
+# %% ../../nbs/01_data/00_trials.ipynb #6c459d73
 @patch
 def resample(self:Trials,
     sfreq:float, # samples per second
@@ -155,7 +155,7 @@ def resample(self:Trials,
     x = resample_poly(self.x, ratio.numerator, ratio.denominator, axis=-1, padtype='line').astype(self.x.dtype)
     return replace(self, x=x, sfreq=float(sfreq))
 
-# %% ../../nbs/01_data/00_trials.ipynb #ab3b46da
+# %% ../../nbs/01_data/00_trials.ipynb #4a2f8d2c
 @patch
 def average(self:Trials)->Trials:
     "One row for each subject and picture: the mean over its repetitions."
@@ -168,15 +168,17 @@ def average(self:Trials)->Trials:
     t['n_averaged'] = [len(m) for m in t.members]
     return replace(self, x=x, table=t)
 
-# %% ../../nbs/01_data/00_trials.ipynb #a7c56084
+# %% ../../nbs/01_data/00_trials.ipynb #58473682
 @patch(as_prop=True)
 def members(self:Trials)->list:
     "For every row, the trials of the recording that it holds."
     if 'members' in self.table: return [tuple(int(i) for i in m) for m in self.table.members]
     return [(int(i),) for i in self.table.trial]
 
-# %% ../../nbs/01_data/00_trials.ipynb #c6a77f9b
-def concat(parts:list)->Trials:  # batches of one kind
+# %% ../../nbs/01_data/00_trials.ipynb #25fa9705
+def concat(
+    parts:list,  # batches of one kind
+)->Trials:
     "One batch from several with the same names, rate and window."
     a = parts[0]
     for b in parts[1:]:
@@ -187,7 +189,7 @@ def concat(parts:list)->Trials:  # batches of one kind
             raise ShapeError(f'the batches have rates {a.sfreq} and {b.sfreq} Hz, or other windows;', 'they must agree.', '', 'Use `resample` and `window` first.')
     return replace(a, x=np.concatenate([p.x for p in parts]), table=pd.concat([p.table for p in parts], ignore_index=True))
 
-# %% ../../nbs/01_data/00_trials.ipynb #19d62220
+# %% ../../nbs/01_data/00_trials.ipynb #39d50d9c
 def check_leak(
     a:Trials, b:Trials,          # two sides of a split
     names:tuple=('train', 'test'), # what they are called
@@ -204,7 +206,7 @@ def check_leak(
     if same: raise LeakError(f'{len(same)} trials stand in both {names[0]} and {names[1]}, first trial {min(same)[1]} of subject {min(same)[0]};',
         'none may.', 'Averages made before the split carry their trials along.', 'Split first, then average; trials need unique numbers across the whole recording.')
 
-# %% ../../nbs/01_data/00_trials.ipynb #1f35b3ad
+# %% ../../nbs/01_data/00_trials.ipynb #8db4a459
 class Sealed:
     "A test set that opens once, and remembers who read it."
     def __init__(self, trials:Trials): self._trials, self.readings = trials, []
@@ -223,7 +225,7 @@ class Sealed:
         self.readings.append(why)
         return self._trials
 
-# %% ../../nbs/01_data/00_trials.ipynb #eb10a5be
+# %% ../../nbs/01_data/00_trials.ipynb #f7cc444f
 @dataclass
 class Splits:
     "Training, validation and a sealed test set that share no concept."
@@ -239,7 +241,7 @@ class Splits:
         if not isinstance(self.test, Sealed): self.test = Sealed(test)
     def __repr__(self): return f'train  {self.train}\nvalid  {self.valid}\ntest   {self.test}'
 
-# %% ../../nbs/01_data/00_trials.ipynb #49968ac8
+# %% ../../nbs/01_data/00_trials.ipynb #a30f10d9
 def split_concepts(
     trials:Trials,
     valid:list,  # concepts to hold out for choosing
@@ -256,7 +258,7 @@ def split_concepts(
         if not len(part): raise ShapeError(f'the {name} side is empty;', f'there are {have.nunique()} concepts in all.', '', 'Hold out fewer.')
     return Splits(*parts)
 
-# %% ../../nbs/01_data/00_trials.ipynb #8f9731aa
+# %% ../../nbs/01_data/00_trials.ipynb #1ead90bf
 @patch
 def save(self:Trials, path)->Path:
     "Write the batch as a folder; nothing half-written ever stands under `path`."
@@ -272,7 +274,7 @@ def save(self:Trials, path)->Path:
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../../nbs/01_data/00_trials.ipynb #95147859
+# %% ../../nbs/01_data/00_trials.ipynb #84ffd926
 def load_trials(
     path,               # a folder written by `Trials.save`
     verify:bool=False,  # True compares the signal's hash too
@@ -288,7 +290,7 @@ def load_trials(
     table = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()})
     return Trials(np.load(x, mmap_mode='r', allow_pickle=False), h['names'], table, h['kind'], h['sfreq'], h['tmin'], h['provenance'], checked=True)
 
-# %% ../../nbs/01_data/00_trials.ipynb #ccf84476
+# %% ../../nbs/01_data/00_trials.ipynb #4e199226
 @patch
 def to_epochs(self:Trials):
     "The batch as `mne.EpochsArray`, with the table as metadata."
@@ -299,7 +301,7 @@ def to_epochs(self:Trials):
     info.set_montage(name, match_case=False, on_missing='ignore')
     return mne.EpochsArray(np.asarray(self.x, 'float64'), info, tmin=self.tmin, metadata=self.table.drop(columns='members', errors='ignore'), verbose='error')
 
-# %% ../../nbs/01_data/00_trials.ipynb #8ef2fafa
+# %% ../../nbs/01_data/00_trials.ipynb #1faa54a3
 def from_epochs(
     epochs,           # `mne.Epochs`
     table=None,       # one row an epoch; the epochs' metadata if None

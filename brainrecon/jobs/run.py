@@ -7,7 +7,7 @@ __all__ = ['packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', '
            'choose_folder', 'locked', 'versions', 'commit', 'command', 'record', 'plain_lines', 'PlainLines',
            'own_kernel', 'execute', 'attempt', 'run_job']
 
-# %% ../../nbs/08_jobs/02_run.ipynb #1ab70716
+# %% ../../nbs/08_jobs/02_run.ipynb #84ae8676
 import contextlib, hashlib, importlib.metadata, json, logging, os, re, shlex, shutil, socket, subprocess, sys, tempfile, time
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +17,14 @@ from ..core.files import atomic, load_json, save_json, sha256
 from .parameters import find_job, resolve
 from .report import check_scores, print_scores, write_report
 
-# %% ../../nbs/08_jobs/02_run.ipynb #5aca749d
+# %% ../../nbs/08_jobs/02_run.ipynb #bd7da830
 class RunFailed(ReconError): "A job that stopped with an error, or that ended without scores."
 
 def now()->str:
     "The time here, with its zone."
     return datetime.now().astimezone().isoformat(timespec='seconds')
 
-# %% ../../nbs/08_jobs/02_run.ipynb #055cd82c
+# %% ../../nbs/08_jobs/02_run.ipynb #5a368865
 class Run:
     "One run folder: what a job writes into, and what is read from it afterwards."
     def __init__(self,
@@ -49,7 +49,7 @@ class Run:
         print(text, flush=True)
     def __repr__(self): return f'Run({self.folder.name!r}: {self.status.get("state", "new")}, attempt {self.attempt})'
 
-# %% ../../nbs/08_jobs/02_run.ipynb #491be1fa
+# %% ../../nbs/08_jobs/02_run.ipynb #3162da59
 def scores(self,
     scores:dict=None,  # title, about, notes, test_readings, rows; see `jobs.report`
 )->dict:
@@ -74,7 +74,7 @@ def figure(self,
 
 Run.scores, Run.figure = scores, figure
 
-# %% ../../nbs/08_jobs/02_run.ipynb #3c2e1954
+# %% ../../nbs/08_jobs/02_run.ipynb #f1fd0a2a
 def start(
     out:str='',         # the job's parameter `out`
     device:str='auto',  # the job's parameter `device`, if it has one
@@ -87,7 +87,7 @@ def start(
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
     return run
 
-# %% ../../nbs/08_jobs/02_run.ipynb #cb1ed9f7
+# %% ../../nbs/08_jobs/02_run.ipynb #f78419fa
 def fingerprint(
     job,          # a Job
     values:dict,  # name -> Parameter, from `resolve`
@@ -106,7 +106,7 @@ def folder_name(
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #381133d8
+# %% ../../nbs/08_jobs/02_run.ipynb #f7948062
 def check_folder(
     folder:Path,  # where the run is to go
     job,          # a Job
@@ -145,9 +145,11 @@ def choose_folder(
     check_folder(folder, job, values)
     return writable(folder)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #c341e767
+# %% ../../nbs/08_jobs/02_run.ipynb #d2915d59
 @contextlib.contextmanager
-def locked(folder:Path):  # a run folder
+def locked(
+    folder:Path,  # a run folder
+):
     "Keep a second process out of a run folder; what a dead one left is taken over."
     filelock = need('filelock', 'jobs'); note, here = Path(folder)/'lock.json', socket.gethostname()
     lock = filelock.FileLock(Path(folder)/'.lock', timeout=0)
@@ -169,7 +171,7 @@ def locked(folder:Path):  # a run folder
         finally: note.unlink(missing_ok=True)
     finally: lock.release()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #b1603734
+# %% ../../nbs/08_jobs/02_run.ipynb #0d09554d
 packages = 'brainrecon torch torchvision timm numpy scipy scikit-learn pandas accelerate mne nilearn papermill'.split()
 
 def versions()->dict:
@@ -189,7 +191,7 @@ def commit(
     try: return dict(commit=git('rev-parse', 'HEAD').strip(), dirty=bool(git('status', '--porcelain', '--untracked-files=no').strip()))
     except (OSError, subprocess.SubprocessError): return {}
 
-# %% ../../nbs/08_jobs/02_run.ipynb #7bcf1148
+# %% ../../nbs/08_jobs/02_run.ipynb #596ee07b
 def command(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -212,7 +214,7 @@ def record(
         came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed,
         command=command(job, recipe, values), started=now(), notebook_sha256=sha256(job.path), versions=versions(), **commit())
 
-# %% ../../nbs/08_jobs/02_run.ipynb #8899f4a2
+# %% ../../nbs/08_jobs/02_run.ipynb #44c5159f
 def plain_lines(
     text:str,  # what a cell wrote in one go
 )->list:
@@ -234,7 +236,7 @@ class PlainLines(logging.Handler):
             if self.show: print(line, flush=True)
     def close(self): self.file.close(); super().close()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #e8b5d1a4
+# %% ../../nbs/08_jobs/02_run.ipynb #07e16a18
 @contextlib.contextmanager
 def own_kernel():
     "The name of a Jupyter kernel that is this very Python."
@@ -247,7 +249,7 @@ def own_kernel():
         try: yield 'brainrecon'
         finally: os.environ.pop('JUPYTER_PATH') if old is None else os.environ.update(JUPYTER_PATH=old)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #1e1d6218
+# %% ../../nbs/08_jobs/02_run.ipynb #583d077c
 def execute(
     source:Path,  # the job notebook
     target:Path,  # where the executed one goes
@@ -271,7 +273,7 @@ def execute(
         logger.removeHandler(lines); lines.close(); logger.setLevel(was[0]); logger.propagate = was[1]
     return ''
 
-# %% ../../nbs/08_jobs/02_run.ipynb #980aec01
+# %% ../../nbs/08_jobs/02_run.ipynb #c9d0f099
 def attempt(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -303,7 +305,7 @@ def attempt(
         note('failed' if error else 'finished', error)
     return error
 
-# %% ../../nbs/08_jobs/02_run.ipynb #302e2951
+# %% ../../nbs/08_jobs/02_run.ipynb #70f7262d
 def run_job(
     name:str,          # of the job, such as `retrieval/01_decode`
     recipe=None,       # name of a recipe, or the path of a `.yml` file of your own

@@ -6,11 +6,11 @@
 __all__ = ['official_names', 'similarity', 'tie_ranks', 'top_k', 'mean_ranks', 'retrieve', 'scores_from_similarity',
            'retrieve_in_draws']
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #5ee5c666
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #93f8ac32
 import numpy as np
 from ..core.checks import ShapeError, UnknownError, ValuesError, check_shape, known
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #f2a0a2b6
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #77a6b1aa
 def similarity(
     query,           # `b d`, one row a query
     gallery,         # `k d`, one row a candidate
@@ -28,7 +28,7 @@ def similarity(
     if kind != 'dot': q, g = (a/np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (q, g))
     return q @ g.T
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #95858eaa
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #2c9497b6
 def tie_ranks(
     sim,             # `b k` similarities
     correct,         # `b k` bool: which candidates are right; several may be
@@ -44,7 +44,7 @@ def tie_ranks(
     ties = np.abs(sim - best) <= tol
     return dict(above=((sim > best + tol) & ~correct).sum(1), tied=(ties & ~correct).sum(1), right=(ties & correct).sum(1), candidates=sim.shape[1])
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #116f53a3
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #fd461015
 def top_k(
     ranks:dict,          # from `tie_ranks`
     k:int=1,
@@ -59,12 +59,14 @@ def top_k(
     drawn = np.clip(k - above, 0, tied + right)
     return hypergeom.sf(0, tied + right, right, drawn)
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #5fc32220
-def mean_ranks(ranks:dict)->np.ndarray:  # from `tie_ranks`
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #e30e68fb
+def mean_ranks(
+    ranks:dict,   # from `tie_ranks`
+)->np.ndarray:    # `b`
     "The rank of the first right candidate, averaged over the orders that ties allow; the best is 1."
     return ranks['above'] + (ranks['tied'] + ranks['right'] + 1)/(ranks['right'] + 1)
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #06dc4dbd
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #74fbcdfa
 def retrieve(
     query,               # `b d` vectors that ask
     gallery,             # `k d` vectors of the candidates
@@ -85,7 +87,7 @@ def retrieve(
     return dict(scores_from_similarity(sim, correct, ks), query=sides[0], gallery=sides[1], similarity=kind,
         mean_matched=float(np.where(correct, sim, 0).sum(1).mean()/correct.sum(1).mean()))
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #013b2206
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #bab4641f
 def scores_from_similarity(
     sim,              # `b k`
     correct,          # `b k` bool
@@ -106,10 +108,10 @@ def scores_from_similarity(
         out['warning'] = 'more than 1 % of the queries are decided by ties: look for a collapsed decoder'
     return out
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #f2a66973
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #603f7350
 official_names = {'MindEye2 fwd (image retrieval)': ('image', 'brain'), 'MindEye2 bwd (brain retrieval)': ('brain', 'image')}
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #e8e64a3c
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #5e645d8e
 def retrieve_in_draws(
     query, gallery,   # `n d` each, matched by row
     draws,            # `r k` row numbers, one row a draw; or how many draws to make
