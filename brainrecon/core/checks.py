@@ -7,14 +7,15 @@ __all__ = ['axis_words', 'ReconError', 'ShapeError', 'ChannelError', 'ValuesErro
            'ParameterError', 'CheckpointError', 'MissingExtra', 'MissingWeights', 'expect', 'known', 'check_shape',
            'channel_index', 'check_finite', 'seeded', 'rng', 'device', 'writable', 'folder', 'need']
 
-# %% ../../nbs/00_core/00_checks.ipynb #3949dc9c
+# %% ../../nbs/00_core/00_checks.ipynb #25c6f691
 import contextlib, hashlib, importlib, os, random, sys
 from pathlib import Path
 import numpy as np
 
-# %% ../../nbs/00_core/00_checks.ipynb #8fa9200d
+# %% ../../nbs/00_core/00_checks.ipynb #845d5c21
 class ReconError(ValueError):
     "An error in four parts: what came, what was expected, why it is usually so, what to do."
+    usual = ''            # the reason that is given when a message names none
     def __init__(self,
         came:str,         # what was given, with its values
         expected:str='',  # what would have been right
@@ -22,26 +23,54 @@ class ReconError(ValueError):
         do:str='',        # the next thing to type
         **facts,          # what a program may want to look at, such as the names concerned
     ):
-        self.came, self.expected, self.why, self.do, self.facts = came, expected, why, do, facts
-        super().__init__(came, expected, why, do)
+        self.came, self.expected, self.why, self.do, self.facts = came, expected, why or self.usual, do, facts
+        super().__init__(came, expected, self.why, do)
     def __str__(self):
         first = ' '.join(p for p in (self.came, self.expected) if p)
         rest  = ' '.join(p for p in (self.why, self.do) if p)
         return f'{first}\n  {rest}' if rest else first
 
-# %% ../../nbs/00_core/00_checks.ipynb #b7f6428a
-class ShapeError(ReconError): "Axes or sizes are not the ones that were asked for."
-class ChannelError(ReconError): "A channel or voxel is absent, doubled, unknown or out of place."
-class ValuesError(ReconError): "Numbers that cannot be data: NaN, infinity, a constant trace."
-class UnknownError(ReconError): "A subject, concept, picture, encoder or other name that does not exist."
-class LeakError(ReconError): "Something of the test set is visible where it must not be."
-class FolderError(ReconError): "A folder or file that cannot be read or written."
-class ParameterError(ReconError): "A parameter of a job that does not exist or has the wrong type."
-class CheckpointError(ReconError): "A checkpoint that is damaged or belongs to another run."
-class MissingExtra(ReconError, ImportError): "An optional package that is not installed."
-class MissingWeights(ReconError, FileNotFoundError): "Weights or a data set that are not on this machine."
+# %% ../../nbs/00_core/00_checks.ipynb #adae2976
+class ShapeError(ReconError):
+    "Axes or sizes are not the ones that were asked for."
+    usual = 'Arrays are often cut or joined with another layout in mind.'
 
-# %% ../../nbs/00_core/00_checks.ipynb #39580168
+class ChannelError(ReconError):
+    "A channel or voxel is absent, doubled, unknown or out of place."
+    usual = 'Montages differ between laboratories.'
+
+class ValuesError(ReconError):
+    "Numbers that cannot be data: NaN, infinity, a constant trace."
+    usual = 'Such values often come from a file that was read as something else.'
+
+class UnknownError(ReconError):
+    "A subject, concept, picture, encoder or other name that does not exist."
+    usual = 'Names are compared letter by letter.'
+
+class LeakError(ReconError):
+    "Something of the test set is visible where it must not be."
+    usual = 'A score on what was seen before measures memory.'
+
+class FolderError(ReconError):
+    "A folder or file that cannot be read or written."
+    usual = 'The disk may be full, or the place may belong to somebody else.'
+
+# %% ../../nbs/00_core/00_checks.ipynb #58939119
+class ParameterError(ReconError):
+    "A parameter that does not exist, has the wrong type, or cannot have this value."
+    usual = 'It is refused now, because the run would fail later or mean nothing.'
+
+class CheckpointError(ReconError):
+    "A checkpoint that is damaged or belongs to another run."
+    usual = 'Files of two runs are easily taken for one another.'
+
+class MissingExtra(ReconError, ImportError): "An optional package that is not installed."
+
+class MissingWeights(ReconError, FileNotFoundError):
+    "Weights or a data set that are not on this machine."
+    usual = 'They are large, and nothing is fetched without being asked.'
+
+# %% ../../nbs/00_core/00_checks.ipynb #fc0effeb
 @contextlib.contextmanager
 def expect(
     err:type=ReconError,  # the kind of error that must come
@@ -54,7 +83,7 @@ def expect(
         print(f'{type(e).__name__}: {e}')
     else: raise AssertionError(f'expected {err.__name__}, nothing was raised')
 
-# %% ../../nbs/00_core/00_checks.ipynb #0262ebd4
+# %% ../../nbs/00_core/00_checks.ipynb #b73dfa7b
 def known(
     name,           # the name that was asked for
     names,          # the names that exist
@@ -65,16 +94,19 @@ def known(
     names = list(names)
     if name in names: return name
     import difflib
-    near = difflib.get_close_matches(str(name), [str(n) for n in names], n=3)
-    some = ', '.join(map(str, names[:8])) + (f', ... ({len(names)} in all)' if len(names) > 8 else '')
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], n=3) if isinstance(name, str) else []
+    some = ', '.join(map(repr, names[:8])) + (f', ... ({len(names)} in all)' if len(names) > 8 else '')
+    if str(name) in [str(n) for n in names]:    # the right word as the wrong kind of thing
+        kind = type(next(n for n in names if str(n) == str(name))).__name__
+        raise UnknownError(f'{what} {name!r} is of type {type(name).__name__};', f'known: {some}.', 'Values of another type are never equal.', f'Give it as `{kind}`.')
     raise UnknownError(f'{what} {name!r} does not exist;', f'known: {some or "none"}.', '',
         do or (f'Did you mean {" or ".join(map(repr, near))}?' if near else f'Choose one of the known ones.'))
 
-# %% ../../nbs/00_core/00_checks.ipynb #4247464b
+# %% ../../nbs/00_core/00_checks.ipynb #c4e6e970
 axis_words = dict(b='trials', c='channels', t='samples', v='voxels', r='repetitions', p='patches', s='samples in a patch', n='tokens',
     d='width', l='levels', k='candidates', m='context examples', h='height', w='picture width')
 
-# %% ../../nbs/00_core/00_checks.ipynb #8830e870
+# %% ../../nbs/00_core/00_checks.ipynb #40f245e5
 def check_shape(
     x,              # array or tensor
     axes:str,       # axis letters with spaces, such as `b c t`
@@ -94,7 +126,7 @@ def check_shape(
             'Two axes may be swapped.' if want in shape else '', f'Check how `{name}` was cut, or build the model with {a}={got}.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #2a86848c
+# %% ../../nbs/00_core/00_checks.ipynb #c8f7276e
 def channel_index(
     have:list,           # names of the recording, in its order
     want:list,           # names that are wanted, in the wanted order
@@ -117,7 +149,7 @@ def channel_index(
             'Montages differ between laboratories.', f'Rename {near[0]}.' if near else f'Pick {what}s that both have, or use a model built for these.')
     return np.array([pos[n] for n in want], int)
 
-# %% ../../nbs/00_core/00_checks.ipynb #924f2796
+# %% ../../nbs/00_core/00_checks.ipynb #9f4c0f53
 def check_finite(
     x,             # array, first axis trials
     name:str='x',  # what the caller calls it
@@ -136,7 +168,7 @@ def check_finite(
             'Usually a bad channel, a cut outside the recording, or a division by a zero variance.', 'Interpolate or drop it before making trials.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #45239ae5
+# %% ../../nbs/00_core/00_checks.ipynb #2a243a96
 @contextlib.contextmanager
 def seeded(
     seed:int,  # any whole number
@@ -151,7 +183,7 @@ def seeded(
         random.setstate(py); np.random.set_state(npy); torch.set_rng_state(th)
         if cu is not None: torch.cuda.set_rng_state_all(cu)
 
-# %% ../../nbs/00_core/00_checks.ipynb #900b1b9a
+# %% ../../nbs/00_core/00_checks.ipynb #14b3f47e
 def rng(
     seed:int,   # the seed of the whole experiment
     *words,     # what the stream is for, such as `'noise', subject`
@@ -160,7 +192,7 @@ def rng(
     tail = hashlib.sha256('|'.join(map(str, words)).encode()).digest()[:8]
     return np.random.default_rng([abs(int(seed)), int.from_bytes(tail, 'little')])
 
-# %% ../../nbs/00_core/00_checks.ipynb #4af11c3a
+# %% ../../nbs/00_core/00_checks.ipynb #29b5a0fb
 def device(
     name:str='auto',  # `auto`, `cpu`, `cuda`, `cuda:1`, `mps`
 ):
@@ -174,7 +206,7 @@ def device(
         'The driver may be too old for this build of torch, or CUDA_VISIBLE_DEVICES hides it.', "Use device='cpu', or run `brainrecon doctor`.")
     return torch.device(name)
 
-# %% ../../nbs/00_core/00_checks.ipynb #51cf7827
+# %% ../../nbs/00_core/00_checks.ipynb #e7eb9f58
 def writable(
     path,  # a folder, made if need be
 )->Path:
@@ -189,7 +221,7 @@ def writable(
         'Give another folder, or set BRAINRECON_CACHE, BRAINRECON_DATA or BRAINRECON_RUNS.')
     return path
 
-# %% ../../nbs/00_core/00_checks.ipynb #592437ff
+# %% ../../nbs/00_core/00_checks.ipynb #7787b361
 def folder(
     kind:str='cache',  # `cache`, `data` or `runs`
     *parts,            # sub-folders
@@ -201,7 +233,7 @@ def folder(
         data=platformdirs.user_data_dir('brainrecon', False), runs='runs')[kind]
     return writable(Path(base).joinpath(*map(str, parts)))
 
-# %% ../../nbs/00_core/00_checks.ipynb #96bef3ab
+# %% ../../nbs/00_core/00_checks.ipynb #e911d70e
 def need(
     module:str,  # what to import
     extra:str,   # the extra of this library that brings it

@@ -6,33 +6,36 @@
 __all__ = ['kinds', 'complete_table', 'Trials', 'concat', 'check_leak', 'Sealed', 'Splits', 'split_concepts', 'load_trials',
            'from_epochs']
 
-# %% ../../nbs/01_data/00_trials.ipynb #0f655e4b
+# %% ../../nbs/01_data/00_trials.ipynb #909c3039
 import hashlib, os, shutil, tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from ..core.checks import (ShapeError, ChannelError, UnknownError, LeakError, FolderError, ReconError,
+from ..core.checks import (ShapeError, ChannelError, UnknownError, ValuesError, LeakError, FolderError,
     channel_index, check_finite, check_shape, known, need, writable)
 from ..core.files import load_json, save_json
 
-# %% ../../nbs/01_data/00_trials.ipynb #0d3e585e
+# %% ../../nbs/01_data/00_trials.ipynb #732d6a88
 kinds = dict(eeg='b c t', meg='b c t', fmri='b v')
 
-# %% ../../nbs/01_data/00_trials.ipynb #5236b336
+# %% ../../nbs/01_data/00_trials.ipynb #0594eed7
 def complete_table(
     table,     # DataFrame or dict of columns
     n:int,     # number of trials in the signal
 )->pd.DataFrame:
     "The table with every column that a batch needs; a `ShapeError` or `UnknownError` if it cannot be completed."
-    t = pd.DataFrame(table).reset_index(drop=True)
+    try: t = pd.DataFrame(table).reset_index(drop=True)
+    except ValueError as e: raise ShapeError(f'the table cannot be made ({e});', 'columns of one length were expected.', '', 'Give one value a trial in every column.') from None
     for col in ('picture', 'concept'):
         if col not in t: raise UnknownError(f'the table has no column `{col}`;', f'it has: {", ".join(map(str, t.columns)) or "none"}.',
             'Without it nobody can tell which trials may stand in training.', f'Add `table["{col}"]`, one name for each trial.')
         if t[col].isna().any(): raise UnknownError(f'row {int(np.argmax(t[col].isna()))} of the table has no `{col}`;', 'every trial needs one.',
             'Often a trigger that stands for a target or a blank.', 'Drop these trials first.')
         t[col] = t[col].astype(str).astype(object)
+    mixed = t.groupby('picture').concept.nunique()
+    if (mixed > 1).any(): raise UnknownError(f'picture {mixed.idxmax()!r} stands under {mixed.max()} concepts;', 'one was expected.', 'A split by concept would put it on two sides.', 'Name pictures `concept/number`.')
     if len(t) != n: raise ShapeError(f'the table has {len(t)} rows', f'but the signal has {n} trials.',
         'Rejected epochs are often dropped from only one of the two.', 'Drop the same rows from both.')
     for col in ('subject', 'session'):
@@ -48,7 +51,7 @@ def complete_table(
         'Two recordings were joined without renumbering.', 'Leave the column out, or renumber it.')
     return t
 
-# %% ../../nbs/01_data/00_trials.ipynb #b1576b6a
+# %% ../../nbs/01_data/00_trials.ipynb #a4f2ddd2
 @dataclass(frozen=True, repr=False, eq=False)
 class Trials:
     "A signal with named axes and the table of its trials."
@@ -64,14 +67,22 @@ class Trials:
         known(self.kind, kinds, 'kind of recording')
         put = lambda k, v: object.__setattr__(self, k, v)
         if not isinstance(self.x, np.memmap): put('x', np.asarray(self.x))
+        if self.x.dtype.kind not in 'fiu': raise ValuesError(f'`x` holds {self.x.dtype};', 'real numbers were expected.', 'A complex or text array is not a signal yet.', 'Take the real part, or convert it with `x.astype("float32")`.')
+        if self.x.dtype.kind in 'iu': put('x', np.asarray(self.x, 'float32'))     # whole numbers would be cut off by averaging
         check_shape(self.x, kinds[self.kind])
+        if isinstance(self.names, (str, bytes)) or not hasattr(self.names, '__iter__'): raise ChannelError(f'names are {self.names!r};', f'a list of {self.x.shape[1]} {self.what} names was expected.',
+            'A single text would be read letter by letter.', 'Give a list, such as ["O1", "Oz", "O2"].')
         put('names', [str(n) for n in self.names])
         if len(self.names) != self.x.shape[1]:
             raise ChannelError(f'`x` has {self.x.shape[1]} {self.what}s but {len(self.names)} names were given;', 'each needs one.',
                 'Often a stimulus or reference channel is in one of the two only.', f'Shape {self.x.shape} is read as `{self.axes}`; check the order of the axes.')
         channel_index(self.names, self.names, self.what)
-        if self.kind != 'fmri' and not (self.sfreq and self.sfreq > 0):
+        number = lambda v: isinstance(v, (int, float, np.number)) and np.isfinite(v)
+        if not number(self.tmin): raise ShapeError(f'tmin is {self.tmin!r};', 'seconds from picture onset to the first sample were expected.', '', 'Give a number such as -0.2.')
+        if self.kind != 'fmri' and not (number(self.sfreq) and self.sfreq > 0):
             raise ShapeError(f'sfreq is {self.sfreq!r};', 'samples per second were expected.', 'A rate is never guessed.', 'Give sfreq=250, say.')
+        if 'trial' not in self.table and 'recording' not in self.provenance:    # numbers made here are unique in this array only
+            put('provenance', dict(self.provenance, recording='array ' + hashlib.sha256(np.ascontiguousarray(self.x[:64]).tobytes()).hexdigest()[:12]))
         put('table', complete_table(self.table, len(self.x)))
         if not self.checked: check_finite(self.x, labels=self.names); put('checked', True)
     @property
@@ -92,17 +103,21 @@ class Trials:
         return (f'{len(self)} {self.kind} trials of {many(self.x.shape[1], self.what)}{rate}: {many(t.picture.nunique(), "picture")}, '
                 f'{many(t.concept.nunique(), "concept")}, {many(t.subject.nunique(), "subject")}{", simulated" * bool(self.provenance.get("simulated"))}')
 
-# %% ../../nbs/01_data/00_trials.ipynb #9328adf1
+# %% ../../nbs/01_data/00_trials.ipynb #59c47525
 @patch
 def __getitem__(self:Trials, idx)->Trials:
     "The trials at these rows: a number, a slice, a list or a mask."
     if isinstance(idx, (int, np.integer)): idx = [int(idx)]
-    if not isinstance(idx, slice): idx = np.asarray(idx)
+    if not isinstance(idx, slice):
+        idx = np.asarray(idx)
+        if idx.size == 0: idx = idx.astype(int)
+        if idx.ndim != 1 or idx.dtype.kind not in 'iub': raise ShapeError(f'the index is {idx.tolist()!r:.60};', 'row numbers or a mask were expected.', '', 'Use `trials.where(...)` to choose by name.')
+        if idx.dtype != bool and ((idx >= len(self)) | (idx < -len(self))).any(): raise ShapeError(f'row {int(idx[np.argmax(np.abs(idx))])} was asked for;', f'there are {len(self)} trials.', 'Rows are counted from 0.', 'Use a smaller number.')
     if not isinstance(idx, slice) and idx.dtype == bool and len(idx) != len(self):
         raise ShapeError(f'the mask has {len(idx)} entries', f'but there are {len(self)} trials.', '', 'Make the mask from this batch\'s own table.')
     return replace(self, x=self.x[idx], table=self.table.iloc[idx].reset_index(drop=True))
 
-# %% ../../nbs/01_data/00_trials.ipynb #bb12662d
+# %% ../../nbs/01_data/00_trials.ipynb #9f0ff0ed
 @patch
 def where(self:Trials,
     **columns,  # column name -> a value or a list of values
@@ -111,21 +126,22 @@ def where(self:Trials,
     keep = np.ones(len(self), bool)
     for col, values in columns.items():
         known(col, self.table.columns, 'column')
-        values = [values] if isinstance(values, (str, int, np.integer)) else list(values)
+        values = [values] if np.isscalar(values) else list(values)
         for v in values: known(v, self.table[col].unique().tolist(), col)
         keep &= self.table[col].isin(values).to_numpy()
     return self[keep]
 
-# %% ../../nbs/01_data/00_trials.ipynb #36b031da
+# %% ../../nbs/01_data/00_trials.ipynb #cc521b49
 @patch
 def pick(self:Trials,
     names:list,  # channels or voxels, in the wanted order
 )->Trials:
     "The same trials with these channels or voxels only, in this order."
     if isinstance(names, str): names = [names]
+    if not len(names): raise ChannelError(f'no {self.what} was asked for;', 'at least one was expected.', 'A pattern may have matched nothing.', f'Choose from `trials.names`.')
     return replace(self, x=self.x[:, channel_index(self.names, names, self.what)], names=list(names))
 
-# %% ../../nbs/01_data/00_trials.ipynb #9f23e74b
+# %% ../../nbs/01_data/00_trials.ipynb #d6332eba
 @patch
 def window(self:Trials,
     tmin:float,  # seconds, included
@@ -133,6 +149,7 @@ def window(self:Trials,
 )->Trials:
     "The samples from `tmin` up to, but not including, `tmax`."
     if self.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time', 'so there is no window to cut.', '', 'Choose voxels with `pick` instead.')
+    if not np.isfinite([tmin, tmax]).all(): raise ShapeError(f'the window is {tmin!r} to {tmax!r} s;', 'two numbers were expected.', '', 'Give seconds, such as 0 and 0.8.')
     first, last = (int(round((t - self.tmin)*self.sfreq)) for t in (tmin, tmax))
     if first < 0 or last > self.x.shape[-1] or last <= first:
         end = self.tmin + self.x.shape[-1]/self.sfreq
@@ -140,7 +157,7 @@ def window(self:Trials,
             'Epochs were cut shorter than the window.', 'Choose a window inside, or cut longer epochs.')
     return replace(self, x=self.x[..., first:last], tmin=self.tmin + first/self.sfreq)
 
-# %% ../../nbs/01_data/00_trials.ipynb #6c459d73
+# %% ../../nbs/01_data/00_trials.ipynb #1bd9d0d4
 @patch
 def resample(self:Trials,
     sfreq:float, # samples per second
@@ -149,13 +166,13 @@ def resample(self:Trials,
     from fractions import Fraction
     from scipy.signal import resample_poly
     if self.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time', 'so there is no rate to change.', '', '')
-    if not sfreq > 0: raise ShapeError(f'sfreq is {sfreq!r};', 'a positive rate was expected.', '', 'Give samples per second, such as 100.')
+    if not (isinstance(sfreq, (int, float, np.number)) and 1 <= sfreq < np.inf): raise ShapeError(f'sfreq is {sfreq!r};', 'a rate of at least 1 Hz was expected.', '', 'Give samples per second, such as 100.')
     if sfreq == self.sfreq: return self
     ratio = Fraction(sfreq).limit_denominator(1000)/Fraction(self.sfreq).limit_denominator(1000)
     x = resample_poly(self.x, ratio.numerator, ratio.denominator, axis=-1, padtype='line').astype(self.x.dtype)
     return replace(self, x=x, sfreq=float(sfreq))
 
-# %% ../../nbs/01_data/00_trials.ipynb #4a2f8d2c
+# %% ../../nbs/01_data/00_trials.ipynb #1af6c57c
 @patch
 def average(self:Trials)->Trials:
     "One row for each subject and picture: the mean over its repetitions."
@@ -168,28 +185,31 @@ def average(self:Trials)->Trials:
     t['n_averaged'] = [len(m) for m in t.members]
     return replace(self, x=x, table=t)
 
-# %% ../../nbs/01_data/00_trials.ipynb #58473682
+# %% ../../nbs/01_data/00_trials.ipynb #c8796c03
 @patch(as_prop=True)
 def members(self:Trials)->list:
     "For every row, the trials of the recording that it holds."
     if 'members' in self.table: return [tuple(int(i) for i in m) for m in self.table.members]
     return [(int(i),) for i in self.table.trial]
 
-# %% ../../nbs/01_data/00_trials.ipynb #25fa9705
+# %% ../../nbs/01_data/00_trials.ipynb #fe71bace
 def concat(
     parts:list,  # batches of one kind
 )->Trials:
     "One batch from several with the same names, rate and window."
-    a = parts[0]
+    if not len(parts): raise ShapeError('there is nothing to join;', 'at least one batch was expected.', '', 'Check how the list was made.')
+    a = parts[0]; simulated = [bool(p.provenance.get('simulated')) for p in parts]
+    if len(set(simulated)) > 1: raise ShapeError('some of the batches are simulated and some are recorded;', 'one kind was expected.', 'Nobody could tell afterwards what a score was measured on.', 'Keep them apart.')
     for b in parts[1:]:
         if b.kind != a.kind: raise ShapeError(f'cannot join {a.kind} and {b.kind};', 'one kind of recording was expected.', '', 'Decode them apart and compare scores.')
         if b.names != a.names: raise ChannelError(f'the batches have {len(a.names)} and {len(b.names)} {a.what}s, or another order;', 'they must agree.',
             'Voxels differ between people; electrodes may differ between caps.', 'Use `pick` with the channels that all have, or keep subjects apart.')
         if (b.sfreq, round(b.tmin, 6), b.x.shape[2:]) != (a.sfreq, round(a.tmin, 6), a.x.shape[2:]):
             raise ShapeError(f'the batches have rates {a.sfreq} and {b.sfreq} Hz, or other windows;', 'they must agree.', '', 'Use `resample` and `window` first.')
-    return replace(a, x=np.concatenate([p.x for p in parts]), table=pd.concat([p.table for p in parts], ignore_index=True))
+    same = {k: v for k, v in a.provenance.items() if all(p.provenance.get(k) == v for p in parts)}
+    return replace(a, x=np.concatenate([p.x for p in parts]), table=pd.concat([p.table for p in parts], ignore_index=True), provenance=dict(same, parts=[p.provenance for p in parts]))
 
-# %% ../../nbs/01_data/00_trials.ipynb #39d50d9c
+# %% ../../nbs/01_data/00_trials.ipynb #d7d60880
 def check_leak(
     a:Trials, b:Trials,          # two sides of a split
     names:tuple=('train', 'test'), # what they are called
@@ -204,9 +224,10 @@ def check_leak(
     ids = [{(s, m) for s, ms in zip(t.table.subject, t.members) for m in ms} for t in (a, b)]
     same = {k for k in ids[0] & ids[1]} if a.provenance.get('recording') == b.provenance.get('recording') else set()
     if same: raise LeakError(f'{len(same)} trials stand in both {names[0]} and {names[1]}, first trial {min(same)[1]} of subject {min(same)[0]};',
-        'none may.', 'Averages made before the split carry their trials along.', 'Split first, then average; trials need unique numbers across the whole recording.')
+        'none may.', 'Averages made before the split carry their trials along; or two recordings count their trials alike.',
+        'Split first, then average; tell recordings apart with `provenance=dict(recording="name")`.')
 
-# %% ../../nbs/01_data/00_trials.ipynb #8db4a459
+# %% ../../nbs/01_data/00_trials.ipynb #1287740c
 class Sealed:
     "A test set that opens once, and remembers who read it."
     def __init__(self, trials:Trials): self._trials, self.readings = trials, []
@@ -217,15 +238,20 @@ class Sealed:
     def open(self,
         why:str,          # what is going to be scored
         again:bool=False, # True reads it once more, and the record shows it
+        ledger=None,      # a .json file that counts the readings of all attempts of a run; None counts those of this object
     )->Trials:
         "The test trials. A second reading must be asked for, because choosing by the test set is how scores get too good."
         if self.readings and not again:
             raise LeakError(f'the test set was read already, for {self.readings[0]!r};', 'it opens once.',
                 'Whoever looks twice starts to choose by what was seen.', 'Score everything in one reading, or say `again=True` and report the count.')
         self.readings.append(why)
+        if ledger is not None:
+            name = str(self._trials.provenance.get('recording', 'test'))
+            book = load_json(ledger) if Path(ledger).exists() else {}
+            book.setdefault(name, []).append(why); save_json(ledger, book); self.readings = list(book[name])
         return self._trials
 
-# %% ../../nbs/01_data/00_trials.ipynb #f7cc444f
+# %% ../../nbs/01_data/00_trials.ipynb #c8a37d91
 @dataclass
 class Splits:
     "Training, validation and a sealed test set that share no concept."
@@ -241,7 +267,7 @@ class Splits:
         if not isinstance(self.test, Sealed): self.test = Sealed(test)
     def __repr__(self): return f'train  {self.train}\nvalid  {self.valid}\ntest   {self.test}'
 
-# %% ../../nbs/01_data/00_trials.ipynb #a30f10d9
+# %% ../../nbs/01_data/00_trials.ipynb #a5f82cec
 def split_concepts(
     trials:Trials,
     valid:list,  # concepts to hold out for choosing
@@ -258,11 +284,15 @@ def split_concepts(
         if not len(part): raise ShapeError(f'the {name} side is empty;', f'there are {have.nunique()} concepts in all.', '', 'Hold out fewer.')
     return Splits(*parts)
 
-# %% ../../nbs/01_data/00_trials.ipynb #1ead90bf
+# %% ../../nbs/01_data/00_trials.ipynb #855eb78d
 @patch
 def save(self:Trials, path)->Path:
     "Write the batch as a folder; nothing half-written ever stands under `path`."
     path = Path(path); writable(path.parent)
+    ours = {'x.npy', 'trials.json'}
+    if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= ours):
+        raise FolderError(f'{path.name!r} exists and holds something else than trials;', 'a new folder, or one that `save` wrote, was expected.',
+            'Saving replaces the whole folder.', 'Give another name.')
     tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
         np.save(tmp/'x.npy', np.asarray(self.x))
@@ -274,7 +304,7 @@ def save(self:Trials, path)->Path:
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../../nbs/01_data/00_trials.ipynb #84ffd926
+# %% ../../nbs/01_data/00_trials.ipynb #b23d8ed7
 def load_trials(
     path,               # a folder written by `Trials.save`
     verify:bool=False,  # True compares the signal's hash too
@@ -284,13 +314,15 @@ def load_trials(
     if not (head.is_file() and x.is_file()):
         raise FolderError(f'{path.name!r} holds no trials;', 'a folder with x.npy and trials.json was expected.', 'A write may have been cut short.', 'Write it again with `trials.save(path)`.')
     h = load_json(head)
+    lost = [k for k in ('kind', 'names', 'sfreq', 'tmin', 'provenance', 'bytes', 'sha256', 'table') if not isinstance(h, dict) or k not in h]
+    if lost: raise FolderError(f'trials.json in {path.name!r} has no `{lost[0]}`;', 'a file written by `Trials.save` was expected.', 'It was changed, or another program wrote it.', 'Write it again with `trials.save(path)`.')
     if os.path.getsize(x) != h['bytes'] or (verify and hashlib.file_digest(open(x, 'rb'), 'sha256').hexdigest() != h['sha256']):
         raise FolderError(f"the signal in {path.name!r} is not the one that was written;", f"{h['bytes']} bytes were expected, {os.path.getsize(x)} found.",
             'The disk was full, or the file was changed.', 'Delete the folder and make it again.')
     table = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()})
     return Trials(np.load(x, mmap_mode='r', allow_pickle=False), h['names'], table, h['kind'], h['sfreq'], h['tmin'], h['provenance'], checked=True)
 
-# %% ../../nbs/01_data/00_trials.ipynb #4e199226
+# %% ../../nbs/01_data/00_trials.ipynb #cf84f8ce
 @patch
 def to_epochs(self:Trials):
     "The batch as `mne.EpochsArray`, with the table as metadata."
@@ -301,7 +333,7 @@ def to_epochs(self:Trials):
     info.set_montage(name, match_case=False, on_missing='ignore')
     return mne.EpochsArray(np.asarray(self.x, 'float64'), info, tmin=self.tmin, metadata=self.table.drop(columns='members', errors='ignore'), verbose='error')
 
-# %% ../../nbs/01_data/00_trials.ipynb #1faa54a3
+# %% ../../nbs/01_data/00_trials.ipynb #d0d18bf5
 def from_epochs(
     epochs,           # `mne.Epochs`
     table=None,       # one row an epoch; the epochs' metadata if None
@@ -312,5 +344,14 @@ def from_epochs(
     table = epochs.metadata if table is None else table
     if table is None: raise UnknownError('the epochs have no metadata', 'and no table was given.', 'Triggers alone do not say which picture was shown.',
         'Give `table=DataFrame(dict(picture=..., concept=...))`, one row an epoch.')
-    x = epochs.copy().pick(kind)
+    known(kind, ['eeg', 'meg'], 'kind of epochs')
+    if not hasattr(epochs, 'get_data') or not hasattr(epochs, 'metadata'): raise ShapeError(f'{type(epochs).__name__} was given;', '`mne.Epochs` were expected.', 'A continuous recording must be cut first.', 'Use `mne.Epochs(raw, events, ...)`.')
+    types = epochs.get_channel_types(unique=True)
+    fits = [t for t in types if t == 'eeg'] if kind == 'eeg' else [t for t in types if t in ('mag', 'grad')]
+    if len(fits) != 1: raise ChannelError(f'the epochs hold {", ".join(types)};', f'one kind of {kind.upper()} channel was expected.',
+        'Magnetometers and gradiometers have different units.' if fits else '', 'Choose one first: `epochs.copy().pick("mag")`.' if fits else 'Set the channel types, or give another `kind`.')
+    bad = [c for c in epochs.info['bads'] if c in epochs.copy().pick(fits[0], exclude=()).ch_names]
+    if bad: raise ChannelError(f'{len(bad)} channels are marked as bad: {", ".join(bad[:6])};', 'none were expected.', 'A decoder would read them like any other.',
+        'Use `epochs.interpolate_bads()` or `epochs.drop_channels(epochs.info["bads"])`.')
+    x = epochs.copy().pick(fits[0])
     return Trials(x.get_data(copy=False).astype('float32'), x.ch_names, table, kind, float(x.info['sfreq']), float(x.tmin), dict(source='mne.Epochs', **provenance))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Gallery', 'make_gallery', 'Scale', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes', 'ContrastiveDecoder',
-           'shuffle_pairs', 'save_decoder', 'load_decoder_file']
+           'shuffle_pairs', 'save_decoder', 'load_decoder']
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #2b5e6aa8
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #071a9d39
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -15,14 +16,14 @@ import torch
 from fastcore.basics import patch
 from ..alignment.contrast import Temperature, identify, info_nce
 from ..alignment.targets import Standardise, features
-from ..core.checks import ShapeError, UnknownError, channel_index, check_shape, known, rng, seeded
+from ..core.checks import ParameterError, ShapeError, UnknownError, channel_index, check_shape, known, rng, seeded
 from ..core.files import load_arrays, save_arrays, sha256
 from ..core.fit import Batches, Fit
 from ..data.pictures import Pictures
-from ..data.trials import Trials
-from ..encoders.small import small_encoder
+from ..data.trials import Trials, check_leak
+from ..encoders.small import small_encoder, small_encoders
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #85f9cecb
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #cef8ab63
 @dataclass(frozen=True, eq=False)
 class Gallery:
     "Picture features with their names; `of(trials)` gives each trial its target."
@@ -31,8 +32,10 @@ class Gallery:
     concepts: list    # `k` concept names
     def __post_init__(self):
         check_shape(self.z, 'k d', 'features', k=len(self.pictures))
+        if len(self.concepts) != len(self.pictures): raise ShapeError(f'{len(self.concepts)} concepts for {len(self.pictures)} pictures;', 'one each was expected.', '', 'Take both from the same table.')
         if len(set(self.pictures)) != len(self.pictures): raise UnknownError('a picture stands twice in the gallery;', 'names must be unique.', '', 'Drop the second one.')
     def __len__(self): return len(self.pictures)
+    def __repr__(self): return f'Gallery: {len(self)} pictures of {len(set(self.concepts))} concepts, width {self.z.shape[1]}'
     def rows(self, pictures)->np.ndarray:  # positions of these pictures
         pos = {p: i for i, p in enumerate(self.pictures)}
         gone = [p for p in pictures if p not in pos]
@@ -40,9 +43,11 @@ class Gallery:
         return np.array([pos[p] for p in pictures], int)
     def of(self, trials:Trials)->np.ndarray: return self.z[self.rows(trials.pictures)]   # `b d`
     def __add__(self, other): return Gallery(np.concatenate([self.z, other.z]), self.pictures + other.pictures, self.concepts + other.concepts)
-    def __getitem__(self, rows): return Gallery(self.z[rows], [self.pictures[i] for i in rows], [self.concepts[i] for i in rows])
+    def __getitem__(self, rows):   # row numbers, a slice or a mask
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        return Gallery(self.z[rows], [self.pictures[i] for i in rows], [self.concepts[i] for i in rows])
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #1c9b2e84
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #113a631c
 def make_gallery(
     pictures:Pictures,
     encoder:str='lite0', layer:str='pooled',   # see `features`
@@ -50,7 +55,7 @@ def make_gallery(
     "The gallery of these pictures in the space of a frozen image encoder; computed once, then read from the cache."
     return Gallery(features(pictures, encoder, layer), pictures.table.picture.tolist(), pictures.table.concept.tolist())
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #9ba3639d
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #7b622b8f
 class Scale:
     "Mean and spread of the signal along its first axis, from training trials only."
     def __init__(self, mean, std): self.mean, self.std = np.asarray(mean, 'float32'), np.asarray(std, 'float32')
@@ -60,19 +65,25 @@ class Scale:
         return cls(x.mean(0, dtype='float64'), np.where(std > 1e-12*max(float(np.abs(std).max()), 1e-300), std, 1.0))
     def __call__(self, x): return (np.asarray(x, 'float32') - self.mean)/self.std
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #9cd725ba
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f882fd15
 class Decoder:
     "What every retrieval decoder does with trials; a subclass says how to learn and how to map."
     kind = ''
-    def prepare(self, train:Trials, gallery:Gallery):
-        "Remember the recording's layout and fit both scales on training trials."
+    def __repr__(self): return f"{type(self).__name__}, {'not fitted' if not hasattr(self, 'recording') else 'fitted on ' + self.recording['kind'] + ' of shape ' + str(tuple(self.recording['shape']))}"
+    def prepare(self, train:Trials, valid:Trials, gallery:Gallery):
+        "Refuse a leaking split, remember the recording's layout, fit both scales on training trials."
+        for t, name in ((train, 'train'), (valid, 'valid')):
+            if not isinstance(t, Trials): raise ShapeError(f'`{name}` is of type {type(t).__name__};', '`Trials` were expected.', 'An array does not say which picture was seen.', 'Make them with `Trials(x, names, table, kind, sfreq)`.')
+            if len(t) < 2: raise ShapeError(f'`{name}` has {len(t)} trials;', 'at least two were expected.', '', 'Look at how the split was made.')
+        check_leak(train, valid, ('train', 'valid'))
         self.recording = dict(kind=train.kind, names=list(train.names), sfreq=train.sfreq, shape=list(train.x.shape[1:]), tmin=float(train.tmin))
         seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
         self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)
     def signal(self, trials:Trials)->np.ndarray:  # scaled `b c t` or `b v`, in the decoder's own order
         "The signal as the decoder wants it, channels found by name."
         r = getattr(self, 'recording', None)
-        if r is None: raise UnknownError('this decoder has not learned anything yet;', 'a fitted one was expected.', '', 'Call `fit` or `load` first.')
+        if r is None: raise UnknownError('this decoder has not learned anything yet;', 'a fitted one was expected.', '', 'Call `fit` first, or read one with `load_decoder`.')
+        if not isinstance(trials, Trials): raise ShapeError(f'{type(trials).__name__} was given;', '`Trials` were expected.', 'An array does not name its channels.', 'Make them with `Trials(x, names, table, kind, sfreq)`.')
         if trials.kind != r['kind']: raise ShapeError(f"these are {trials.kind} trials;", f"the decoder was trained on {r['kind']}.", '', 'Train one for this kind.')
         x = trials.x[:, channel_index(trials.names, r['names'], trials.what)] if list(trials.names) != r['names'] else trials.x
         if trials.kind != 'fmri' and (trials.sfreq != r['sfreq'] or abs(trials.tmin - r['tmin']) > 0.5/r['sfreq'] or x.shape[-1] != r['shape'][-1]):
@@ -83,22 +94,29 @@ class Decoder:
     def embed(self, trials:Trials)->np.ndarray:  # `b d`
         "Where each response points, in scaled feature space."
         return self.map(self.signal(trials))
+    def save(self, path)->Path:
+        "Write the fitted decoder as one safetensors file; `load_decoder` reads it."
+        return save_decoder(self, path)
     def retrieve(self, trials:Trials, gallery:Gallery, k:int=5)->list:
         "Names of the `k` nearest pictures for every trial, nearest first."
+        if not 1 <= k <= len(gallery): raise ShapeError(f'{k} pictures were asked for;', f'the gallery has {len(gallery)}.', '', 'Ask for 1 to that many.')
         sim = cosine(self.embed(trials), self.z_scale(gallery.z))
         return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in sim]
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #50e8dfde
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f54e4f51
 def cosine(a, b)->np.ndarray:  # `b d`, `k d` -> `b k`
     "Cosine similarity of all rows."
     a, b = (np.asarray(v, 'float64') for v in (a, b))
     return (a/np.linalg.norm(a, axis=1, keepdims=True).clip(1e-12)) @ (b/np.linalg.norm(b, axis=1, keepdims=True).clip(1e-12)).T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #a345a438
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #10829253
 class RidgeDecoder(Decoder):
     "Linear map with the penalty chosen on validation concepts."
     kind = 'ridge'
-    def __init__(self, alphas=(1e1, 1e2, 1e3, 1e4, 1e5, 1e6)): self.alphas = list(alphas)
+    def __init__(self, alphas=(1e1, 1e2, 1e3, 1e4, 1e5, 1e6)):
+        self.alphas = list(alphas) if np.iterable(alphas) and not isinstance(alphas, str) else [alphas]
+        if not self.alphas or not all(isinstance(a, (int, float)) and a > 0 for a in self.alphas):
+            raise ParameterError(f'alphas={alphas!r}:', 'one or more penalties above 0 were expected.', '', 'Give a list such as [1e2, 1e3, 1e4].')
     def fit(self,
         train:Trials,
         valid:Trials,      # held-out training concepts
@@ -106,7 +124,7 @@ class RidgeDecoder(Decoder):
     ):
         "Solve for every penalty, keep the best on the validation concepts."
         from sklearn.linear_model import Ridge
-        self.prepare(train, gallery)
+        self.prepare(train, valid, gallery)
         x, y = self.signal(train).reshape(len(train), -1), self.z_scale(gallery.of(train))
         xv, yv = self.signal(valid).reshape(len(valid), -1), self.z_scale(gallery.of(valid))
         self.path = []
@@ -117,13 +135,13 @@ class RidgeDecoder(Decoder):
         return self
     def map(self, x): return x.reshape(len(x), -1) @ self.weights
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #25f90874
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #8456ccc2
 class Aligner(torch.nn.Module):
     "An encoder with its temperature: what the contrastive loss needs, in one call."
     def __init__(self, brain:torch.nn.Module): super().__init__(); self.brain, self.temperature = brain, Temperature()
     def forward(self, x): return self.brain(x), self.temperature()   # `b d`, one number
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #f4781ce4
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #281aef7c
 def main_axes(
     x,          # `b f` scaled training responses, mean zero
     n:int,      # how many axes
@@ -134,7 +152,7 @@ def main_axes(
     p = PCA(min(n, *x.shape), svd_solver='randomized', random_state=seed).fit(x)
     return (p.components_/np.sqrt(p.explained_variance_[0])).astype('float32')
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #6fbcd885
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #2ef425b5
 class ContrastiveDecoder(Decoder):
     "A small network into the feature space, trained by contrast."
     kind = 'contrastive'
@@ -146,10 +164,14 @@ class ContrastiveDecoder(Decoder):
         axes:int=256,          # main axes that the 'mlp' reads; 0: the response itself
         **options,             # of the encoder, such as width or dropout
     ):
+        known(encoder, small_encoders, 'encoder')
+        for name, value, least in (('seed', seed, 0), ('steps', steps, 1), ('batch_size', batch_size, 2), ('every', every, 1), ('axes', axes, 0)):
+            if not isinstance(value, (int, np.integer)) or value < least: raise ParameterError(f'{name}={value!r}:', f'a whole number from {least} was expected.', '', f'Give {name}={max(least, 1)} or more.')
+        for name in options: known(name, [p for p in inspect.signature(small_encoders[encoder]).parameters if p not in ('n_chans', 'n_times', 'n_outputs')], f'option of {encoder!r}')
         self.config = dict(encoder=encoder, seed=seed, steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, w_mse=w_mse, every=every, axes=axes, options=options)
         self.axes = None
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #1323faa8
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #cdf76b6f
 @patch
 def build(self:ContrastiveDecoder, n_outputs:int):
     "Make the network for this recording, its first weights decided by the seed alone."
@@ -161,14 +183,14 @@ def inputs(self:ContrastiveDecoder, x)->np.ndarray:  # what the network reads
     "The scaled response, on its main axes if there are any."
     return x if self.axes is None else x.reshape(len(x), -1) @ self.axes.T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #f6f84b29
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #4a5f19d0
 @patch
 def loss(self:ContrastiveDecoder, model, batch)->dict:
     "Contrast, and some regression; two responses to one picture are not wrong answers to each other."
     x, z, picture = batch; out, scale = model(x)
     return dict(contrast=info_nce(out, z, scale, same=picture[:, None] == picture[None]), mse=self.config['w_mse']*torch.nn.functional.mse_loss(out, z))
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #c67e5c3a
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #8d9832ff
 @patch
 def fit(self:ContrastiveDecoder,
     train:Trials,
@@ -179,7 +201,7 @@ def fit(self:ContrastiveDecoder,
     device:str='auto',
 ):
     "Train, keeping the weights that identify the validation concepts best."
-    c = self.config; self.prepare(train, gallery)
+    c = self.config; self.prepare(train, valid, gallery)
     x, y, yv = self.signal(train), self.z_scale(gallery.of(train)), torch.from_numpy(self.z_scale(gallery.of(valid)))
     if c['axes'] and c['encoder'] == 'mlp': self.axes = main_axes(x.reshape(len(x), -1), c['axes'], c['seed'])
     self.build(y.shape[1])
@@ -193,7 +215,7 @@ def fit(self:ContrastiveDecoder,
     self.model.eval().cpu()
     return self
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #94416e5d
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #3ccadbad
 @patch
 @torch.inference_mode()
 def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
@@ -201,7 +223,7 @@ def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
     x = torch.from_numpy(np.ascontiguousarray(self.inputs(x)))
     return torch.cat([self.model.brain(p) for p in x.split(512)]).numpy()
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #2c4a9e30
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #e957e627
 def shuffle_pairs(
     trials:Trials,
     seed:int=0,
@@ -214,7 +236,7 @@ def shuffle_pairs(
     t['picture'] = [turn[p] for p in t.picture]; t['concept'] = [concept[p] for p in t.picture]
     return Trials(trials.x, trials.names, t, trials.kind, trials.sfreq, trials.tmin, dict(trials.provenance, shuffled=True), checked=True)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #6490ec75
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f156e51d
 def save_decoder(
     dec:Decoder,
     path,          # a .safetensors file
@@ -227,8 +249,8 @@ def save_decoder(
     config = dict(alphas=dec.alphas, alpha=dec.alpha) if dec.kind == 'ridge' else dec.config
     return save_arrays(path, dict(decoder=dec.kind, recording=dec.recording, config=config, targets=dec.z_scale.meta), **scales, **own)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #10046ba1
-def load_decoder_file(
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #aeca4500
+def load_decoder(
     path,          # a file written by `save_decoder`
 )->Decoder:
     "Read a decoder back, strictly."

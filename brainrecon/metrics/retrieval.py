@@ -6,11 +6,11 @@
 __all__ = ['official_names', 'similarity', 'tie_ranks', 'top_k', 'mean_ranks', 'retrieve', 'scores_from_similarity',
            'retrieve_in_draws']
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #93f8ac32
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #bb77c006
 import numpy as np
 from ..core.checks import ShapeError, UnknownError, ValuesError, check_shape, known
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #77a6b1aa
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #81c1d28c
 def similarity(
     query,           # `b d`, one row a query
     gallery,         # `k d`, one row a candidate
@@ -18,17 +18,18 @@ def similarity(
 )->np.ndarray:       # `b k`
     "How alike every query and every candidate are, in float64 so that equal rows tie exactly."
     known(kind, ['cosine', 'dot', 'correlation'], 'similarity')
-    q, g = (np.asarray(check_shape(a, 'b d', n), 'float64') for a, n in ((query, 'query'), (gallery, 'gallery')))
+    plain = lambda a: a.detach().cpu() if hasattr(a, 'detach') else a      # tensors, with a gradient or not
+    q, g = (np.asarray(plain(check_shape(a, 'b d', n)), 'float64') for a, n in ((query, 'query'), (gallery, 'gallery')))
     if q.shape[1] != g.shape[1]: raise ShapeError(f'the queries have width {q.shape[1]} and the gallery {g.shape[1]};', 'they must live in one space.',
         'They may come from two encoders or two layers.', 'Make both with the same target.')
     for a, n in ((q, 'query'), (g, 'gallery')):
         if not np.isfinite(a).all(): raise ValuesError(f'`{n}` holds values that are not finite, first in row {int(np.argwhere(~np.isfinite(a))[0][0])};',
-            'every value must be a number.', 'A decoder that diverged gives such rows.', 'Look at its training log.')
+            'every value must be a number.', 'A decoder that diverged gives such rows.', 'Look at the log of its training, or at how the features were made.')
     if kind == 'correlation': q, g = (a - a.mean(1, keepdims=True) for a in (q, g))
     if kind != 'dot': q, g = (a/np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (q, g))
     return q @ g.T
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #2c9497b6
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #96658735
 def tie_ranks(
     sim,             # `b k` similarities
     correct,         # `b k` bool: which candidates are right; several may be
@@ -44,7 +45,7 @@ def tie_ranks(
     ties = np.abs(sim - best) <= tol
     return dict(above=((sim > best + tol) & ~correct).sum(1), tied=(ties & ~correct).sum(1), right=(ties & correct).sum(1), candidates=sim.shape[1])
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #fd461015
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #64ddd259
 def top_k(
     ranks:dict,          # from `tie_ranks`
     k:int=1,
@@ -59,14 +60,14 @@ def top_k(
     drawn = np.clip(k - above, 0, tied + right)
     return hypergeom.sf(0, tied + right, right, drawn)
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #e30e68fb
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #46bbf420
 def mean_ranks(
     ranks:dict,   # from `tie_ranks`
 )->np.ndarray:    # `b`
     "The rank of the first right candidate, averaged over the orders that ties allow; the best is 1."
     return ranks['above'] + (ranks['tied'] + ranks['right'] + 1)/(ranks['right'] + 1)
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #74fbcdfa
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #83200402
 def retrieve(
     query,               # `b d` vectors that ask
     gallery,             # `k d` vectors of the candidates
@@ -77,28 +78,33 @@ def retrieve(
     kind:str='cosine',
 )->dict:
     "Top-k, ranks and chance of finding each query's own candidate in the whole gallery."
-    if query_ids is None or gallery_ids is None:
+    if (query_ids is None) != (gallery_ids is None): raise ShapeError('names were given for only one side', 'and cannot be compared with row numbers.', 'One of the two lists was forgotten.', 'Give both `query_ids` and `gallery_ids`, or neither.')
+    if query_ids is None:
         if len(query) != len(gallery): raise ShapeError(f'{len(query)} queries and {len(gallery)} candidates without names', 'cannot be matched.', '', 'Give `query_ids` and `gallery_ids`.')
         query_ids = gallery_ids = np.arange(len(gallery))
     for ids, rows, name in ((query_ids, query, 'query'), (gallery_ids, gallery, 'gallery')):
         if len(ids) != len(rows): raise ShapeError(f'{len(ids)} {name}_ids for {len(rows)} rows;', 'one each was expected.', '', 'Take both from the same table.')
+    for a, name in ((query, 'query'), (gallery, 'gallery')):
+        if not len(a): raise ShapeError(f'the {name} is empty;', 'at least one row was expected.', '', 'Look at how it was chosen.')
     sim = similarity(query, gallery, kind)
     correct = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
     return dict(scores_from_similarity(sim, correct, ks), query=sides[0], gallery=sides[1], similarity=kind,
         mean_matched=float(np.where(correct, sim, 0).sum(1).mean()/correct.sum(1).mean()))
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #bab4641f
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #aa490b69
 def scores_from_similarity(
     sim,              # `b k`
     correct,          # `b k` bool
     ks:tuple=(1, 5),
 )->dict:
     "All retrieval scores of a similarity matrix, those of single queries included (`hits`)."
+    ks = [ks] if np.isscalar(ks) else list(ks)
+    if not ks: raise ShapeError('no k was given;', 'at least one was expected.', '', 'Give ks=(1, 5).')
     r = tie_ranks(sim, correct); n = r['candidates']; ranks = mean_ranks(r)
     out = dict(n=len(ranks), candidates=n, mean_rank=float(ranks.mean()), median_rank=float(np.median(ranks)),
         mrr=float((1/(r['above'] + r['tied'] + 1)).mean()), hits={}, chance={})
     for k in ks:
-        if not 1 <= k <= n: raise ShapeError(f'top-{k} of {n} candidates', f'needs a k from 1 to {n}.', '', 'Ask for a smaller k.')
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= n): raise ShapeError(f'top-{k} of {n} candidates', f'needs a k from 1 to {n}.', '', 'Ask for a smaller k.')
         for ties in ('expected', 'optimistic', 'pessimistic'):
             out[f'top{k}' + ('' if ties == 'expected' else f'_{ties}')] = float(top_k(r, k, ties).mean())
         out['hits'][k] = top_k(r, k)
@@ -108,10 +114,10 @@ def scores_from_similarity(
         out['warning'] = 'more than 1 % of the queries are decided by ties: look for a collapsed decoder'
     return out
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #603f7350
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #37ae8f89
 official_names = {'MindEye2 fwd (image retrieval)': ('image', 'brain'), 'MindEye2 bwd (brain retrieval)': ('brain', 'image')}
 
-# %% ../../nbs/07_metrics/00_retrieval.ipynb #5e645d8e
+# %% ../../nbs/07_metrics/00_retrieval.ipynb #322396fb
 def retrieve_in_draws(
     query, gallery,   # `n d` each, matched by row
     draws,            # `r k` row numbers, one row a draw; or how many draws to make
