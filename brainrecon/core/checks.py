@@ -7,12 +7,12 @@ __all__ = ['axis_words', 'ReconError', 'ShapeError', 'ChannelError', 'ValuesErro
            'ParameterError', 'CheckpointError', 'MissingExtra', 'MissingWeights', 'expect', 'known', 'check_shape',
            'channel_index', 'check_finite', 'seeded', 'rng', 'device', 'writable', 'folder', 'need']
 
-# %% ../../nbs/00_core/00_checks.ipynb #25c6f691
+# %% ../../nbs/00_core/00_checks.ipynb #a9ae5f24
 import contextlib, hashlib, importlib, os, random, sys
 from pathlib import Path
 import numpy as np
 
-# %% ../../nbs/00_core/00_checks.ipynb #845d5c21
+# %% ../../nbs/00_core/00_checks.ipynb #fa39c676
 class ReconError(ValueError):
     "An error in four parts: what came, what was expected, why it is usually so, what to do."
     usual = ''            # the reason that is given when a message names none
@@ -30,7 +30,7 @@ class ReconError(ValueError):
         rest  = ' '.join(p for p in (self.why, self.do) if p)
         return f'{first}\n  {rest}' if rest else first
 
-# %% ../../nbs/00_core/00_checks.ipynb #adae2976
+# %% ../../nbs/00_core/00_checks.ipynb #9b81abb9
 class ShapeError(ReconError):
     "Axes or sizes are not the ones that were asked for."
     usual = 'Arrays are often cut or joined with another layout in mind.'
@@ -55,7 +55,7 @@ class FolderError(ReconError):
     "A folder or file that cannot be read or written."
     usual = 'The disk may be full, or the place may belong to somebody else.'
 
-# %% ../../nbs/00_core/00_checks.ipynb #58939119
+# %% ../../nbs/00_core/00_checks.ipynb #b60cc35d
 class ParameterError(ReconError):
     "A parameter that does not exist, has the wrong type, or cannot have this value."
     usual = 'It is refused now, because the run would fail later or mean nothing.'
@@ -70,7 +70,7 @@ class MissingWeights(ReconError, FileNotFoundError):
     "Weights or a data set that are not on this machine."
     usual = 'They are large, and nothing is fetched without being asked.'
 
-# %% ../../nbs/00_core/00_checks.ipynb #fc0effeb
+# %% ../../nbs/00_core/00_checks.ipynb #6c98448c
 @contextlib.contextmanager
 def expect(
     err:type=ReconError,  # the kind of error that must come
@@ -83,7 +83,7 @@ def expect(
         print(f'{type(e).__name__}: {e}')
     else: raise AssertionError(f'expected {err.__name__}, nothing was raised')
 
-# %% ../../nbs/00_core/00_checks.ipynb #b73dfa7b
+# %% ../../nbs/00_core/00_checks.ipynb #669c581e
 def known(
     name,           # the name that was asked for
     names,          # the names that exist
@@ -102,11 +102,11 @@ def known(
     raise UnknownError(f'{what} {name!r} does not exist;', f'known: {some or "none"}.', '',
         do or (f'Did you mean {" or ".join(map(repr, near))}?' if near else f'Choose one of the known ones.'))
 
-# %% ../../nbs/00_core/00_checks.ipynb #c4e6e970
+# %% ../../nbs/00_core/00_checks.ipynb #187372f8
 axis_words = dict(b='trials', c='channels', t='samples', v='voxels', r='repetitions', p='patches', s='samples in a patch', n='tokens',
     d='width', l='levels', k='candidates', m='context examples', h='height', w='picture width')
 
-# %% ../../nbs/00_core/00_checks.ipynb #40f245e5
+# %% ../../nbs/00_core/00_checks.ipynb #ec7a146c
 def check_shape(
     x,              # array or tensor
     axes:str,       # axis letters with spaces, such as `b c t`
@@ -126,7 +126,7 @@ def check_shape(
             'Two axes may be swapped.' if want in shape else '', f'Check how `{name}` was cut, or build the model with {a}={got}.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #c8f7276e
+# %% ../../nbs/00_core/00_checks.ipynb #3bfef246
 def channel_index(
     have:list,           # names of the recording, in its order
     want:list,           # names that are wanted, in the wanted order
@@ -149,7 +149,7 @@ def channel_index(
             'Montages differ between laboratories.', f'Rename {near[0]}.' if near else f'Pick {what}s that both have, or use a model built for these.')
     return np.array([pos[n] for n in want], int)
 
-# %% ../../nbs/00_core/00_checks.ipynb #9f4c0f53
+# %% ../../nbs/00_core/00_checks.ipynb #b5d0108f
 def check_finite(
     x,             # array, first axis trials
     name:str='x',  # what the caller calls it
@@ -168,7 +168,7 @@ def check_finite(
             'Usually a bad channel, a cut outside the recording, or a division by a zero variance.', 'Interpolate or drop it before making trials.')
     return x
 
-# %% ../../nbs/00_core/00_checks.ipynb #2a243a96
+# %% ../../nbs/00_core/00_checks.ipynb #00c31fa0
 @contextlib.contextmanager
 def seeded(
     seed:int,  # any whole number
@@ -183,7 +183,7 @@ def seeded(
         random.setstate(py); np.random.set_state(npy); torch.set_rng_state(th)
         if cu is not None: torch.cuda.set_rng_state_all(cu)
 
-# %% ../../nbs/00_core/00_checks.ipynb #14b3f47e
+# %% ../../nbs/00_core/00_checks.ipynb #528c4d78
 def rng(
     seed:int,   # the seed of the whole experiment
     *words,     # what the stream is for, such as `'noise', subject`
@@ -192,7 +192,7 @@ def rng(
     tail = hashlib.sha256('|'.join(map(str, words)).encode()).digest()[:8]
     return np.random.default_rng([abs(int(seed)), int.from_bytes(tail, 'little')])
 
-# %% ../../nbs/00_core/00_checks.ipynb #29b5a0fb
+# %% ../../nbs/00_core/00_checks.ipynb #1f8ab14d
 def device(
     name:str='auto',  # `auto`, `cpu`, `cuda`, `cuda:1`, `mps`
 ):
@@ -201,12 +201,13 @@ def device(
     if name == 'auto': name = os.environ.get('BRAINRECON_DEVICE', '') or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
     kind, _, number = name.partition(':')
     known(kind, ['cpu', 'cuda', 'mps'], 'device')
+    if number and not number.isdigit(): raise UnknownError(f'device {name!r} is not present;', 'a number was expected after the colon.', '', f"Write '{kind}:0', or '{kind}'.")
     ok = dict(cpu=True, cuda=torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count(), mps=torch.backends.mps.is_available())
     if not ok[kind]: raise UnknownError(f'device {name!r} is not present;', f'this machine has {torch.cuda.device_count()} CUDA devices.',
         'The driver may be too old for this build of torch, or CUDA_VISIBLE_DEVICES hides it.', "Use device='cpu', or run `brainrecon doctor`.")
     return torch.device(name)
 
-# %% ../../nbs/00_core/00_checks.ipynb #e7eb9f58
+# %% ../../nbs/00_core/00_checks.ipynb #c4caa516
 def writable(
     path,  # a folder, made if need be
 )->Path:
@@ -221,7 +222,7 @@ def writable(
         'Give another folder, or set BRAINRECON_CACHE, BRAINRECON_DATA or BRAINRECON_RUNS.')
     return path
 
-# %% ../../nbs/00_core/00_checks.ipynb #7787b361
+# %% ../../nbs/00_core/00_checks.ipynb #f2a49dbf
 def folder(
     kind:str='cache',  # `cache`, `data` or `runs`
     *parts,            # sub-folders
@@ -233,7 +234,7 @@ def folder(
         data=platformdirs.user_data_dir('brainrecon', False), runs='runs')[kind]
     return writable(Path(base).joinpath(*map(str, parts)))
 
-# %% ../../nbs/00_core/00_checks.ipynb #e911d70e
+# %% ../../nbs/00_core/00_checks.ipynb #ec97dd6e
 def need(
     module:str,  # what to import
     extra:str,   # the extra of this library that brings it

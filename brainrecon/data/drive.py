@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['map_names', 'semantics_file', 'opponent', 'gabors', 'low_maps', 'low_drive', 'packaged_semantics', 'semantics',
-           'high_drive', 'Drive', 'reference', 'check_request', 'presentation']
+           'high_drive', 'Drive', 'reference', 'check_subject', 'check_request', 'presentation']
 
-# %% ../../nbs/01_data/02_drive.ipynb #6ec16fa2
+# %% ../../nbs/01_data/02_drive.ipynb #0ddbc830
 import functools, hashlib
 from pathlib import Path
 import numpy as np
@@ -19,7 +19,7 @@ from ..core.checks import ShapeError, UnknownError, ValuesError, check_shape, kn
 from ..core.files import array_hash, load_arrays
 from .pictures import draw_exemplars, load_pictures
 
-# %% ../../nbs/01_data/02_drive.ipynb #139e35e1
+# %% ../../nbs/01_data/02_drive.ipynb #deebc4ab
 def opponent(
     img,  # pictures, `b h w 3`, uint8 or in [0, 1]
 )->torch.Tensor: # `b 3 64 64`, about -1 to 1
@@ -33,7 +33,7 @@ def opponent(
     r, g, b = x[:, 0], x[:, 1], x[:, 2]
     return torch.stack([2*(.299*r + .587*g + .114*b) - 1, r - g, b - (r + g)/2], 1)
 
-# %% ../../nbs/01_data/02_drive.ipynb #f84ae4ce
+# %% ../../nbs/01_data/02_drive.ipynb #d0e681b6
 @functools.lru_cache(1)
 def gabors(
     size:int=9,         # pixels
@@ -51,7 +51,7 @@ def gabors(
             out.append(g/np.sqrt((g**2).sum()))
     return torch.tensor(np.stack(out), dtype=torch.float32)[:, None]
 
-# %% ../../nbs/01_data/02_drive.ipynb #2ab0f142
+# %% ../../nbs/01_data/02_drive.ipynb #71a149d2
 map_names = ['luminance', 'red-green', 'blue-yellow', 'contrast'] + [f'edge {a}°, {s}' for s in ('fine', 'middle', 'coarse') for a in (0, 45, 90, 135)]
 
 def low_maps(
@@ -72,14 +72,14 @@ def low_maps(
         out.append(torch.cat(maps, 1).numpy())
     return np.concatenate(out)
 
-# %% ../../nbs/01_data/02_drive.ipynb #a59989e2
+# %% ../../nbs/01_data/02_drive.ipynb #a44f27c1
 def low_drive(
     img,  # pictures, `b h w 3`, uint8 or in [0, 1]
 )->np.ndarray: # `b f`, float32: every map on a grid of 4 x 4
     "What the early parts of the simulated brain are given: pixels alone."
     return rearrange(F.adaptive_avg_pool2d(torch.from_numpy(low_maps(img)), 4), 'b m h w -> b (m h w)').numpy()
 
-# %% ../../nbs/01_data/02_drive.ipynb #4210af9e
+# %% ../../nbs/01_data/02_drive.ipynb #64967742
 semantics_file = Path(brainrecon.__file__).parent/'assets'/'semantics'/'lite1.safetensors'
 
 @functools.lru_cache(2)
@@ -98,12 +98,12 @@ def semantics(
     if table is None: return packaged_semantics()
     rows = dict(zip(map(str, table.index), table.to_numpy('float32'))) if hasattr(table, 'index') and hasattr(table, 'columns') else {str(k): np.asarray(v, 'float32') for k, v in table.items()}
     if not rows or len({v.shape for v in rows.values()}) > 1 or next(iter(rows.values())).ndim != 1:
-        raise ShapeError(f'`table` has coordinates of shapes {sorted({v.shape for v in rows.values()})[:4]};', 'one row of equal length for each concept was expected.', '', 'Give a dict of vectors, or a DataFrame with concepts as index.')
+        raise ShapeError(f'`table` has coordinates of shapes {sorted({v.shape for v in rows.values()})[:4]};', 'one row of equal length for each concept was expected.', 'All concepts lie in one space.', 'Give a dict of vectors, or a DataFrame with concepts as index.')
     x = np.stack(list(rows.values()))
-    if not np.isfinite(x).all(): raise ValuesError(f'{int((~np.isfinite(x)).sum())} coordinates of `table` are not finite;', 'every one must be a number.', '', f'Check {list(rows)[int(np.argwhere(~np.isfinite(x))[0][0])]!r}.')
+    if not np.isfinite(x).all(): raise ValuesError(f'{int((~np.isfinite(x)).sum())} coordinates of `table` are not finite;', 'every one must be a number.', 'Often a concept was absent when the table was joined.', f'Check {list(rows)[int(np.argwhere(~np.isfinite(x))[0][0])]!r}.')
     return rows, hashlib.sha256('\n'.join(rows).encode() + array_hash(dict(x=x)).encode()).hexdigest()
 
-# %% ../../nbs/01_data/02_drive.ipynb #71e34b3a
+# %% ../../nbs/01_data/02_drive.ipynb #dead59b9
 def high_drive(
     concepts,    # names, `b`
     table=None,  # dict concept -> coordinates, or DataFrame with concepts as index; the packaged one if None
@@ -115,7 +115,7 @@ def high_drive(
     if gone: known(gone[0], rows, 'concept', remedy)
     return np.stack([rows[c] for c in concepts]) if len(concepts) else np.zeros((0, len(next(iter(rows.values())))), 'float32')
 
-# %% ../../nbs/01_data/02_drive.ipynb #2270e78b
+# %% ../../nbs/01_data/02_drive.ipynb #81ef9f27
 class Drive:
     "Low and high drive on the fixed scale of the reference pictures."
     def __init__(self,
@@ -143,7 +143,15 @@ def reference(every:int=4, n:int=3)->tuple: # (maps `b m h w`, concepts `b`)
     p = load_pictures('train')[::every]
     return low_maps(np.concatenate([draw_exemplars(i, c, n) for i, c in zip(p.img, p.table.concept)])), list(np.repeat(p.table.concept, n))
 
-# %% ../../nbs/01_data/02_drive.ipynb #6220e48d
+# %% ../../nbs/01_data/02_drive.ipynb #d8fe578d
+def check_subject(
+    subject,  # 1, 2, ...
+)->int:
+    "`subject`, if it is a whole number from 1; otherwise an `UnknownError`."
+    if isinstance(subject, (int, np.integer)) and not isinstance(subject, bool) and subject > 0: return int(subject)
+    raise UnknownError(f'subject {subject!r} does not exist;', 'people are numbered 1, 2, 3, ...', 'Every simulated person is drawn from a whole number.', 'Use subject=1.')
+
+# %% ../../nbs/01_data/02_drive.ipynb #962fda55
 def check_request(
     pictures,      # `Pictures`
     subject,       # 1, 2, ...
@@ -155,13 +163,13 @@ def check_request(
     whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool)
     if not (hasattr(pictures, 'img') and hasattr(pictures, 'table')):
         raise ShapeError(f'`pictures` is of type {type(pictures).__name__};', '`Pictures` were expected.', 'A bare array does not say which concept a picture shows.', 'Use `load_pictures()` or `load_folder(path)`.')
-    if not len(pictures): raise ShapeError('there are no pictures;', 'at least one was expected.', '', 'Check the selection.')
-    if not whole(subject) or subject < 1: raise UnknownError(f'subject {subject!r} does not exist;', 'people are numbered 1, 2, 3, ...', '', 'Use subject=1.')
-    if not whole(reps) or reps < 1: raise ShapeError(f'reps is {reps!r};', 'a whole number from 1 was expected.', '', 'Use reps=4.')
-    if not whole(seed) or seed < 0: raise ValuesError(f'seed is {seed!r};', 'a whole number from 0 was expected.', '', 'Use seed=0.')
-    if not isinstance(snr_db, (int, float, np.number)) or not np.isfinite(snr_db): raise ValuesError(f'snr_db is {snr_db!r};', 'a finite number of decibels was expected.', '', 'Use snr_db=-20.')
+    if not len(pictures): raise ShapeError('there are no pictures;', 'at least one was expected.', 'The choice of rows may be empty.', 'Check the selection.')
+    check_subject(subject)
+    if not whole(reps) or reps < 1: raise ShapeError(f'reps is {reps!r};', 'a whole number from 1 was expected.', 'It counts the trials of each picture.', 'Use reps=4.')
+    if not whole(seed) or seed < 0: raise ValuesError(f'seed is {seed!r};', 'a whole number from 0 was expected.', 'It names a stream of random numbers.', 'Use seed=0.')
+    if not isinstance(snr_db, (int, float, np.number)) or not np.isfinite(snr_db): raise ValuesError(f'snr_db is {snr_db!r};', 'a finite number of decibels was expected.', 'It is ten times the logarithm of signal over noise variance.', 'Use snr_db=-20.')
 
-# %% ../../nbs/01_data/02_drive.ipynb #eb350737
+# %% ../../nbs/01_data/02_drive.ipynb #8d806eef
 def presentation(
     pictures,     # `Pictures`
     subject:int, reps:int, seed:int=0,

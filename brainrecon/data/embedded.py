@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['defaults', 'makers', 'settings', 'side_pictures', 'fingerprint', 'load_side', 'load_embedded', 'stored']
 
-# %% ../../nbs/01_data/05_embedded.ipynb #afb08bf1
+# %% ../../nbs/01_data/05_embedded.ipynb #4683821a
 import hashlib, json
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ from .simulated_fmri import simulate_fmri
 from .simulated_meeg import simulate_eeg, simulate_meg
 from .trials import Splits, Trials, load_trials
 
-# %% ../../nbs/01_data/05_embedded.ipynb #0d5b0e1f
+# %% ../../nbs/01_data/05_embedded.ipynb #8e21ff1a
 defaults = dict(   # repetitions of a training picture and of a validation or test picture; dB of a single trial
     eeg  = dict(reps=(4, 80), snr_db=-20., layout=17,  sfreq=100.),
     meg  = dict(reps=(1, 12), snr_db=-12., layout=102, sfreq=100.),
     fmri = dict(reps=(3, 3),  snr_db=-12.))
 makers = dict(eeg=simulate_eeg, meg=simulate_meg, fmri=simulate_fmri)
 
-# %% ../../nbs/01_data/05_embedded.ipynb #fe12cbea
+# %% ../../nbs/01_data/05_embedded.ipynb #5d6c9f44
 def settings(
     kind:str,   # 'eeg', 'meg' or 'fmri'
     exemplars:int=10,
@@ -38,10 +38,10 @@ def settings(
     s = {**own, **given}; whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v > 0
     if not (isinstance(s['reps'], (tuple, list)) and len(s['reps']) == 2 and all(map(whole, s['reps']))):
         raise ShapeError(f"reps is {s['reps']!r};", 'two whole numbers were expected.', 'Training pictures are shown less often than test pictures.', f"Use reps={own['reps']}.")
-    if not (whole(exemplars) and exemplars <= 10): raise ShapeError(f'exemplars is {exemplars!r};', 'a whole number from 1 to 10 was expected.', '', 'Use exemplars=10.')
+    if not (whole(exemplars) and exemplars <= 10): raise ShapeError(f'exemplars is {exemplars!r};', 'a whole number from 1 to 10 was expected.', 'Ten are drawn of every training concept.', 'Use exemplars=10.')
     return {**s, 'reps': tuple(map(int, s['reps'])), 'exemplars': int(exemplars)}
 
-# %% ../../nbs/01_data/05_embedded.ipynb #4631aebd
+# %% ../../nbs/01_data/05_embedded.ipynb #10bacb02
 def side_pictures(
     side:str,  # 'train', 'valid' or 'test'
     exemplars:int=10,
@@ -60,7 +60,7 @@ def fingerprint(
     what = dict(kind=kind, version=version, pictures=pictures.hash(), drive=Drive().words, **settings)
     return hashlib.sha256(json.dumps(plain(what), sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/01_data/05_embedded.ipynb #7059ce2a
+# %% ../../nbs/01_data/05_embedded.ipynb #11be321a
 def load_side(
     side:str, kind:str, subject:int, seed:int, how:dict, # `how` from `settings`
     at:Path,       # folder of simulated recordings
@@ -79,7 +79,7 @@ def load_side(
         if not path.is_dir(): raise
     return read()
 
-# %% ../../nbs/01_data/05_embedded.ipynb #03966520
+# %% ../../nbs/01_data/05_embedded.ipynb #fd0b1616
 def load_embedded(
     kind:str='eeg',      # 'eeg', 'meg' or 'fmri'
     subject:int=1,       # 1, 2, ...: simulated people differ
@@ -100,7 +100,7 @@ def load_embedded(
         sides.append(load_side(side, kind, int(subject), int(seed), how, at, first)); first += len(sides[-1])
     return Splits(*sides)
 
-# %% ../../nbs/01_data/05_embedded.ipynb #e9ab3890
+# %% ../../nbs/01_data/05_embedded.ipynb #329deeae
 def stored(
     at=None, # the folder of recordings; the cache folder if None
 )->list:     # (name, megabytes)

@@ -7,17 +7,17 @@ __all__ = ['areas', 'tr', 'per_run', 'onsets', 'n_scans', 'simulator_version', '
            'blood_response', 'design', 'drifts', 'estimator', 'noise_ceiling', 'estimated_ncsnr', 'Scanner',
            'simulate_fmri']
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #cbd51414
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #036844cb
 import functools
 import numpy as np
 from scipy.linalg import toeplitz
 from scipy.signal import lfilter
 from ..core.checks import ShapeError, ValuesError, need, rng
 from ..core.files import sha256
-from .drive import Drive, check_request, low_maps, presentation
+from .drive import Drive, check_request, check_subject, low_maps, presentation
 from .trials import Trials
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #b87b8545
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #e50a4f4e
 areas = dict(V1=dict(share=.22, size=.09), V2=dict(share=.16, size=.13), V4=dict(share=.16, size=.2), LO=dict(share=.23), VT=dict(share=.23)) # size: of the receptive field, in picture widths
 
 def n_voxels(
@@ -36,11 +36,11 @@ def receptive_fields(
     g = one(y)[:, :, None]*one(x)[:, None, :]
     return (g/g.sum((1, 2), keepdims=True)).astype('float32')
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #4c9f89eb
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #d59be064
 class Voxels:
     "What every voxel of one person answers to a picture, in percent signal change."
     def __init__(self, subject:int, seed:int=0, table=None):
-        self.drive, self.subject, n = Drive(table), subject, n_voxels(subject); m = self.drive.ref_maps
+        self.drive, self.subject, n = Drive(table), check_subject(subject), n_voxels(subject); m = self.drive.ref_maps
         self.map_scale = m.mean((0, 2, 3), keepdims=True), m.std((0, 2, 3), keepdims=True) + 1e-3
         self.area = np.repeat(list(areas), np.diff(np.r_[0, np.round(np.cumsum([a['share'] for a in areas.values()])*n)]).astype(int))
         self.names = [f'{a}-{i+1:04d}' for a in areas for i in range((self.area == a).sum())]
@@ -59,7 +59,7 @@ class Voxels:
     def __call__(self, pictures)->np.ndarray: # `b v`, percent signal change
         return self.scaled(low_maps(pictures.img), self.drive.high(pictures.table.concept))
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #c2eb9432
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #899c2c15
 tr, per_run = 2.0, 60   # s between volumes, pictures in a run
 onsets = 8 + 4*(np.arange(per_run) + np.arange(per_run)//7)   # s; one blank trial after every seven pictures
 n_scans = int((onsets[-1] + 24)/tr)
@@ -87,14 +87,14 @@ def drifts(period:float=128.)->np.ndarray: # `scans regressors`
     k = np.arange(int(2*n_scans*tr/period) + 1); i = np.arange(n_scans)
     return np.cos(np.pi*k[None]*(i[:, None] + .5)/n_scans)
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #7df5b287
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #be375f06
 @functools.lru_cache(1)
 def estimator()->np.ndarray: # `trials scans`
     "The matrix that turns a run's time series into one response for each trial, with the generic blood curve."
     x, d = design(), drifts()
     return np.stack([np.linalg.pinv(np.column_stack([x[:, i], np.delete(x, i, 1).sum(1), d]))[0] for i in range(per_run)])
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #72cc1059
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #081892e0
 def noise_ceiling(
     ncsnr,    # root of signal variance over noise variance of one trial, `v`
     n:int=1,  # trials that are averaged
@@ -114,7 +114,7 @@ def estimated_ncsnr(
     noise = x.var(1, ddof=1).mean(0)
     return np.sqrt(np.maximum(x.reshape(-1, x.shape[-1]).var(0, ddof=1) - noise, 0)/noise)
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #fbf0a44b
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #dc9e3d8c
 class Scanner:
     "One simulated person in the scanner: voxels, blood, noise, and what is known about them."
     def __init__(self,
@@ -124,7 +124,7 @@ class Scanner:
         table=None,          # semantic coordinates; the packaged ones if None
         rho:float=.4,        # how much noise remembers from volume to volume
     ):
-        self.subject, self.seed, self.snr_db, self.rho = int(subject), seed, float(snr_db), rho
+        self.subject, self.seed, self.snr_db, self.rho = check_subject(subject), seed, float(snr_db), rho
         self.voxels = Voxels(self.subject, seed, table); self.area, self.names = self.voxels.area, self.voxels.names
         g = rng(seed, 'scanner', subject); self.stretch = float(np.round(np.exp(.08*g.normal()), 3))
         self.mixed = estimator() @ design(self.stretch); self.gain = float(np.diag(self.mixed).mean())
@@ -150,7 +150,7 @@ class Scanner:
         white = g.standard_normal(shape)*np.sqrt(1 - self.rho**2); white[0] /= np.sqrt(1 - self.rho**2)
         return design(self.stretch)[:, :len(b)] @ b + drifts() @ g.normal(size=(drifts().shape[1], shape[1])) + lfilter([1], [1, -self.rho], white, axis=0)*self.sd
 
-# %% ../../nbs/01_data/04_simulated_fmri.ipynb #aa899467
+# %% ../../nbs/01_data/04_simulated_fmri.ipynb #ab33c07e
 def simulate_fmri(
     pictures,           # `Pictures`
     subject:int=1,      # 1, 2, ...

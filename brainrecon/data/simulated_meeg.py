@@ -4,27 +4,27 @@
 
 # %% auto #0
 __all__ = ['ch17', 'ch63', 'layouts', 'centre', 'radius', 'stages', 'units', 'simulator_version', 'helmet', 'sensors', 'sources',
-           'time_courses', 'lead_field', 'Tuning', 'noise_mixing', 'pink_spectrum', 'alpha_bursts', 'Brain', 'simulate',
-           'simulate_eeg', 'simulate_meg']
+           'time_courses', 'lead_field', 'Tuning', 'noise_mixing', 'pink_spectrum', 'alpha_bursts', 'check_clock',
+           'Brain', 'simulate', 'simulate_eeg', 'simulate_meg']
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #d89e5e99
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #6d339b26
 import functools
 import numpy as np
 import pandas as pd
 from scipy.fft import irfft, rfftfreq
-from ..core.checks import ChannelError, ShapeError, channel_index, known, need, rng
+from ..core.checks import ChannelError, ShapeError, ValuesError, channel_index, known, need, rng
 from ..core.show import sensor_info
-from .drive import Drive, check_request, presentation
+from .drive import Drive, check_request, check_subject, presentation
 from .trials import Trials
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #400ad9a1
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1a6738e3
 ch17 = 'P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2'.split()
 ch63 = ('Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2 C4 C6 T8 '
         'TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10').split() + ch17
 layouts = {17: ch17, 63: ch63}
 centre, radius = np.array([0, 0, .04]), .095   # of the head, metres, in MNE's head coordinates
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #e60ffb39
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #11258405
 def helmet(
     n:int=102,     # magnetometers
     tilt:float=25, # degrees towards the back
@@ -36,7 +36,7 @@ def helmet(
     x, y, a = r*np.cos(turn), r*np.sin(turn), np.deg2rad(tilt)
     return np.stack([x, y*np.cos(a) - z*np.sin(a), y*np.sin(a) + z*np.cos(a)], 1)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #62993039
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #545fed88
 def sensors(
     kind:str='eeg', # 'eeg' or 'meg'
     layout=17,      # 17, 63 or a list of 10-05 names for EEG; a number of magnetometers for MEG
@@ -51,7 +51,7 @@ def sensors(
         info.rename_channels(dict(zip(info.ch_names, layout)))
         with info._unlock(): info['sfreq'] = float(sfreq)
         return info
-    if not number or not 8 <= layout <= 999: raise ChannelError(f'MEG layout {layout!r} does not exist;', 'a number of magnetometers from 8 to 999 was expected.', '', 'Use 102.')
+    if not number or not 8 <= layout <= 999: raise ChannelError(f'MEG layout {layout!r} does not exist;', 'a number of magnetometers from 8 to 999 was expected.', 'The simulated helmet is known by its number of sensors.', 'Use 102.')
     mne = need('mne', 'meeg'); out = helmet(layout)
     info = mne.create_info([f'MEG{i+1:03d}' for i in range(layout)], sfreq, 'mag')
     for ch, ez in zip(info['chs'], out):
@@ -61,13 +61,13 @@ def sensors(
     with info._unlock(): info['dev_head_t'] = mne.transforms.Transform('meg', 'head')
     return info
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #1e1c84e9
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #ab905342
 stages = dict(   # number of sources, share of the evoked variance, first and last latency in s, width over latency, directions from the head's centre, depth
     early  = dict(n=14, share=.30, latency=(.07, .13),  width=.20, at=[(-.15, -1, .05), (.15, -1, .05), (0, -.95, .25)], depth=(.6, .75)),
     middle = dict(n=16, share=.30, latency=(.13, .21),  width=.22, at=[(-.6, -.8, 0), (.6, -.8, 0), (-.35, -.85, .35), (.35, -.85, .35)], depth=(.6, .75)),
     late   = dict(n=24, share=.40, latency=(.22, .48),  width=.25, at=[(-.7, -.45, -.35), (.7, -.45, -.35), (-.45, -.6, .6), (.45, -.6, .6)], depth=(.5, .7)))
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #22889dd0
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #25efb29c
 def sources(
     subject:int,  # 1, 2, ...
     seed:int=0,
@@ -85,7 +85,7 @@ def sources(
             gain=np.exp(.3*a.normal(size=n) + .25*b.normal(size=n)))))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #a4b8d4b3
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #40eca912
 def time_courses(
     latency,  # s, of each source
     width,    # s, likewise
@@ -96,7 +96,7 @@ def time_courses(
     t = np.maximum(np.asarray(times)[None], 0)/latency
     with np.errstate(divide='ignore'): return np.exp((latency/width)**2*(np.log(t) + 1 - t))
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #990cf104
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #773919a1
 def lead_field(
     info,  # `mne.Info` of the sensors
     xyz,   # places of dipoles, `n 3`, metres
@@ -111,7 +111,7 @@ def lead_field(
     out = np.einsum('cnk,nk->cn', out, np.asarray(way, float))
     return out - out.mean(0) if kind == 'eeg' else out      # EEG against the mean of its electrodes
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #0e5b7a11
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #9707ffa3
 class Tuning:
     "How strongly each source of one person answers to a picture."
     def __init__(self,
@@ -134,7 +134,7 @@ class Tuning:
     def __call__(self, low, high)->np.ndarray: # `b n`, mean 1.5 and sd 1 over the reference pictures
         return ((self._raw(low, high) - self.mean)/self.sd + 1.5).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #514a67a5
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #398d9467
 def noise_mixing(
     info,      # `mne.Info`
     subject:int, seed:int=0,
@@ -148,7 +148,7 @@ def noise_mixing(
     cov = (1-own)*cov/np.diag(cov).mean() + own*np.eye(len(cov)); alpha = field[:, -2:].sum(1)
     return np.linalg.cholesky(cov).astype('float32'), (alpha/np.sqrt((alpha**2).mean())).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #8051e36e
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #983cf50e
 def pink_spectrum(
     n:int,        # samples
     sfreq:float,
@@ -169,7 +169,17 @@ def alpha_bursts(
     wave = np.cos(2*np.pi*f[:, None]*t + phase[:, None])*np.exp(-(t - at[:, None])**2/(2*.15**2))
     return (wave*(size/np.sqrt(.15*np.pi**.5/(times[-1] - times[0] + .8)))[:, None]).astype('float32')
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #0503421c
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #7ad34e31
+def check_clock(
+    sfreq, tmin, tmax,  # samples per second; first sample and end in s
+):
+    "Refuse a rate or a time that is no finite number, and a rate outside 0 to 10 000 Hz."
+    for name, v, good in (('sfreq', sfreq, 100), ('tmin', tmin, -.2), ('tmax', tmax, 1.)):
+        if isinstance(v, bool) or not isinstance(v, (int, float, np.number)) or not np.isfinite(v):
+            raise ValuesError(f'{name} is {v!r};', 'a finite number was expected.', 'NaN often comes from a field that was not filled in.', f'Use {name}={good}.')
+    if not 0 < sfreq <= 10_000: raise ValuesError(f'sfreq is {sfreq!r};', 'more than 0 and at most 10000 Hz was expected.', 'A sampling interval in seconds is easily taken for a rate.', 'Use sfreq=100.')
+
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #5eb0073b
 units  = dict(eeg=('V', 1e-5), meg=('T', 4e-13))   # unit, and the size of the noise in it: 10 µV, 400 fT
 
 class Brain:
@@ -185,10 +195,10 @@ class Brain:
         table=None,          # semantic coordinates; the packaged ones if None
         alpha:float=.15,     # share of the noise variance in alpha bursts
     ):
-        finite = all(isinstance(v, (int, float, np.number)) and np.isfinite(v) for v in (sfreq, tmin, tmax)); n = int(round((tmax - tmin)*sfreq)) if finite else 0
-        if not (n >= 2 and 0 < sfreq <= 10_000 and tmax > 0): raise ShapeError(f'sfreq={sfreq}, tmin={tmin}, tmax={tmax} give {n} samples;', 'at least two were expected, and a `tmax` after onset.', '', 'Use sfreq=100, tmin=-0.2, tmax=1.0.')
+        check_clock(sfreq, tmin, tmax); n = int(round((tmax - tmin)*sfreq))
+        if not (n >= 2 and tmax > 0): raise ShapeError(f'sfreq={sfreq}, tmin={tmin}, tmax={tmax} give {n} samples;', 'at least two were expected, and a `tmax` after onset.', 'Nothing is answered before the picture.', 'Use sfreq=100, tmin=-0.2, tmax=1.0.')
         self.info = sensors(kind, layout, sfreq); self.names = list(self.info.ch_names)
-        self.kind, self.subject, self.layout, self.sfreq, self.seed, self.snr_db, self.alpha = kind, int(subject), layout, float(sfreq), seed, float(snr_db), alpha
+        self.kind, self.subject, self.layout, self.sfreq, self.seed, self.snr_db, self.alpha = kind, check_subject(subject), layout, float(sfreq), seed, float(snr_db), alpha
         self.tmin, self.times = float(tmin), tmin + np.arange(n)/sfreq
         self.times[np.abs(self.times) < 1e-9] = 0
         self.drive, self.sources = Drive(table), sources(self.subject, seed)
@@ -219,7 +229,7 @@ class Brain:
         if self.alpha: x += np.float32(np.sqrt(self.alpha))*alpha_bursts(rng(self.seed, 'alpha', self.subject, picture), reps, self.times)[:, None]*self.alpha_map[:, None]
         return x*np.float32(units[self.kind][1])
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #313df6ee
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #a42f27a6
 def simulate(
     kind:str,     # 'eeg' or 'meg'
     pictures,     # `Pictures`
@@ -239,10 +249,10 @@ def simulate(
     return Trials(x, brain.names, table, kind, brain.sfreq, brain.tmin, dict(simulated=True, recording=f'simulated-{kind}-s{subject:02d}-seed{seed}', kind=kind, layout=layout, snr_db=brain.snr_db,
         reps=reps, seed=seed, subject=subject, units=units[kind][0], drive=brain.drive.words, version=simulator_version), checked=True)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #6a2a635e
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #087b6cb9
 simulator_version = 1    # raised whenever the same settings give other numbers
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #65eb3aa7
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #bef4c93f
 def simulate_eeg(
     pictures,              # `Pictures`
     subject:int=1,         # 1, 2, ...
@@ -258,7 +268,7 @@ def simulate_eeg(
     "Simulated EEG of these pictures, in volts."
     return simulate('eeg', pictures, subject, reps, snr_db, seed, layout=layout, sfreq=sfreq, tmin=tmin, tmax=tmax, table=table)
 
-# %% ../../nbs/01_data/03_simulated_meeg.ipynb #f46efc42
+# %% ../../nbs/01_data/03_simulated_meeg.ipynb #b44b283a
 def simulate_meg(
     pictures,              # `Pictures`
     subject:int=1,         # 1, 2, ...

@@ -6,7 +6,7 @@
 __all__ = ['kinds', 'complete_table', 'Trials', 'concat', 'check_leak', 'Sealed', 'Splits', 'split_concepts', 'load_trials',
            'from_epochs']
 
-# %% ../../nbs/01_data/00_trials.ipynb #909c3039
+# %% ../../nbs/01_data/00_trials.ipynb #b22be3d5
 import hashlib, os, shutil, tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +17,10 @@ from ..core.checks import (ShapeError, ChannelError, UnknownError, ValuesError, 
     channel_index, check_finite, check_shape, known, need, writable)
 from ..core.files import load_json, save_json
 
-# %% ../../nbs/01_data/00_trials.ipynb #732d6a88
+# %% ../../nbs/01_data/00_trials.ipynb #64372cf6
 kinds = dict(eeg='b c t', meg='b c t', fmri='b v')
 
-# %% ../../nbs/01_data/00_trials.ipynb #0594eed7
+# %% ../../nbs/01_data/00_trials.ipynb #e9278769
 def complete_table(
     table,     # DataFrame or dict of columns
     n:int,     # number of trials in the signal
@@ -51,7 +51,7 @@ def complete_table(
         'Two recordings were joined without renumbering.', 'Leave the column out, or renumber it.')
     return t
 
-# %% ../../nbs/01_data/00_trials.ipynb #a4f2ddd2
+# %% ../../nbs/01_data/00_trials.ipynb #6ee8ff16
 @dataclass(frozen=True, repr=False, eq=False)
 class Trials:
     "A signal with named axes and the table of its trials."
@@ -103,7 +103,7 @@ class Trials:
         return (f'{len(self)} {self.kind} trials of {many(self.x.shape[1], self.what)}{rate}: {many(t.picture.nunique(), "picture")}, '
                 f'{many(t.concept.nunique(), "concept")}, {many(t.subject.nunique(), "subject")}{", simulated" * bool(self.provenance.get("simulated"))}')
 
-# %% ../../nbs/01_data/00_trials.ipynb #59c47525
+# %% ../../nbs/01_data/00_trials.ipynb #2b0cb4e3
 @patch
 def __getitem__(self:Trials, idx)->Trials:
     "The trials at these rows: a number, a slice, a list or a mask."
@@ -117,7 +117,7 @@ def __getitem__(self:Trials, idx)->Trials:
         raise ShapeError(f'the mask has {len(idx)} entries', f'but there are {len(self)} trials.', '', 'Make the mask from this batch\'s own table.')
     return replace(self, x=self.x[idx], table=self.table.iloc[idx].reset_index(drop=True))
 
-# %% ../../nbs/01_data/00_trials.ipynb #9f0ff0ed
+# %% ../../nbs/01_data/00_trials.ipynb #3b65fca2
 @patch
 def where(self:Trials,
     **columns,  # column name -> a value or a list of values
@@ -131,7 +131,7 @@ def where(self:Trials,
         keep &= self.table[col].isin(values).to_numpy()
     return self[keep]
 
-# %% ../../nbs/01_data/00_trials.ipynb #cc521b49
+# %% ../../nbs/01_data/00_trials.ipynb #7f64ce3b
 @patch
 def pick(self:Trials,
     names:list,  # channels or voxels, in the wanted order
@@ -141,7 +141,7 @@ def pick(self:Trials,
     if not len(names): raise ChannelError(f'no {self.what} was asked for;', 'at least one was expected.', 'A pattern may have matched nothing.', f'Choose from `trials.names`.')
     return replace(self, x=self.x[:, channel_index(self.names, names, self.what)], names=list(names))
 
-# %% ../../nbs/01_data/00_trials.ipynb #d6332eba
+# %% ../../nbs/01_data/00_trials.ipynb #075735ec
 @patch
 def window(self:Trials,
     tmin:float,  # seconds, included
@@ -157,7 +157,7 @@ def window(self:Trials,
             'Epochs were cut shorter than the window.', 'Choose a window inside, or cut longer epochs.')
     return replace(self, x=self.x[..., first:last], tmin=self.tmin + first/self.sfreq)
 
-# %% ../../nbs/01_data/00_trials.ipynb #1bd9d0d4
+# %% ../../nbs/01_data/00_trials.ipynb #c001cfb6
 @patch
 def resample(self:Trials,
     sfreq:float, # samples per second
@@ -165,14 +165,14 @@ def resample(self:Trials,
     "The same trials at another rate, filtered against aliasing."
     from fractions import Fraction
     from scipy.signal import resample_poly
-    if self.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time', 'so there is no rate to change.', '', '')
+    if self.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time', 'so there is no rate to change.', '', 'Leave the rate alone.')
     if not (isinstance(sfreq, (int, float, np.number)) and 1 <= sfreq < np.inf): raise ShapeError(f'sfreq is {sfreq!r};', 'a rate of at least 1 Hz was expected.', '', 'Give samples per second, such as 100.')
     if sfreq == self.sfreq: return self
     ratio = Fraction(sfreq).limit_denominator(1000)/Fraction(self.sfreq).limit_denominator(1000)
     x = resample_poly(self.x, ratio.numerator, ratio.denominator, axis=-1, padtype='line').astype(self.x.dtype)
     return replace(self, x=x, sfreq=float(sfreq))
 
-# %% ../../nbs/01_data/00_trials.ipynb #1af6c57c
+# %% ../../nbs/01_data/00_trials.ipynb #de3ddda5
 @patch
 def average(self:Trials)->Trials:
     "One row for each subject and picture: the mean over its repetitions."
@@ -185,14 +185,14 @@ def average(self:Trials)->Trials:
     t['n_averaged'] = [len(m) for m in t.members]
     return replace(self, x=x, table=t)
 
-# %% ../../nbs/01_data/00_trials.ipynb #c8796c03
+# %% ../../nbs/01_data/00_trials.ipynb #35b75807
 @patch(as_prop=True)
 def members(self:Trials)->list:
     "For every row, the trials of the recording that it holds."
     if 'members' in self.table: return [tuple(int(i) for i in m) for m in self.table.members]
     return [(int(i),) for i in self.table.trial]
 
-# %% ../../nbs/01_data/00_trials.ipynb #fe71bace
+# %% ../../nbs/01_data/00_trials.ipynb #115c8de5
 def concat(
     parts:list,  # batches of one kind
 )->Trials:
@@ -209,7 +209,7 @@ def concat(
     same = {k: v for k, v in a.provenance.items() if all(p.provenance.get(k) == v for p in parts)}
     return replace(a, x=np.concatenate([p.x for p in parts]), table=pd.concat([p.table for p in parts], ignore_index=True), provenance=dict(same, parts=[p.provenance for p in parts]))
 
-# %% ../../nbs/01_data/00_trials.ipynb #d7d60880
+# %% ../../nbs/01_data/00_trials.ipynb #eccb62bb
 def check_leak(
     a:Trials, b:Trials,          # two sides of a split
     names:tuple=('train', 'test'), # what they are called
@@ -227,7 +227,7 @@ def check_leak(
         'none may.', 'Averages made before the split carry their trials along; or two recordings count their trials alike.',
         'Split first, then average; tell recordings apart with `provenance=dict(recording="name")`.')
 
-# %% ../../nbs/01_data/00_trials.ipynb #1287740c
+# %% ../../nbs/01_data/00_trials.ipynb #dd98378d
 class Sealed:
     "A test set that opens once, and remembers who read it."
     def __init__(self, trials:Trials): self._trials, self.readings = trials, []
@@ -251,7 +251,7 @@ class Sealed:
             book.setdefault(name, []).append(why); save_json(ledger, book); self.readings = list(book[name])
         return self._trials
 
-# %% ../../nbs/01_data/00_trials.ipynb #c8a37d91
+# %% ../../nbs/01_data/00_trials.ipynb #f9247ec0
 @dataclass
 class Splits:
     "Training, validation and a sealed test set that share no concept."
@@ -267,7 +267,7 @@ class Splits:
         if not isinstance(self.test, Sealed): self.test = Sealed(test)
     def __repr__(self): return f'train  {self.train}\nvalid  {self.valid}\ntest   {self.test}'
 
-# %% ../../nbs/01_data/00_trials.ipynb #a5f82cec
+# %% ../../nbs/01_data/00_trials.ipynb #7d9484aa
 def split_concepts(
     trials:Trials,
     valid:list,  # concepts to hold out for choosing
@@ -284,7 +284,7 @@ def split_concepts(
         if not len(part): raise ShapeError(f'the {name} side is empty;', f'there are {have.nunique()} concepts in all.', '', 'Hold out fewer.')
     return Splits(*parts)
 
-# %% ../../nbs/01_data/00_trials.ipynb #855eb78d
+# %% ../../nbs/01_data/00_trials.ipynb #a49862d6
 @patch
 def save(self:Trials, path)->Path:
     "Write the batch as a folder; nothing half-written ever stands under `path`."
@@ -304,7 +304,7 @@ def save(self:Trials, path)->Path:
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return path
 
-# %% ../../nbs/01_data/00_trials.ipynb #b23d8ed7
+# %% ../../nbs/01_data/00_trials.ipynb #4b485773
 def load_trials(
     path,               # a folder written by `Trials.save`
     verify:bool=False,  # True compares the signal's hash too
@@ -322,7 +322,7 @@ def load_trials(
     table = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()})
     return Trials(np.load(x, mmap_mode='r', allow_pickle=False), h['names'], table, h['kind'], h['sfreq'], h['tmin'], h['provenance'], checked=True)
 
-# %% ../../nbs/01_data/00_trials.ipynb #cf84f8ce
+# %% ../../nbs/01_data/00_trials.ipynb #a8610a5e
 @patch
 def to_epochs(self:Trials):
     "The batch as `mne.EpochsArray`, with the table as metadata."
@@ -333,7 +333,7 @@ def to_epochs(self:Trials):
     info.set_montage(name, match_case=False, on_missing='ignore')
     return mne.EpochsArray(np.asarray(self.x, 'float64'), info, tmin=self.tmin, metadata=self.table.drop(columns='members', errors='ignore'), verbose='error')
 
-# %% ../../nbs/01_data/00_trials.ipynb #d0d18bf5
+# %% ../../nbs/01_data/00_trials.ipynb #753f6b8b
 def from_epochs(
     epochs,           # `mne.Epochs`
     table=None,       # one row an epoch; the epochs' metadata if None

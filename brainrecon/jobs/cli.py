@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_jobs', 'size_of', 'show_data', 'make_data', 'make_parser', 'obey', 'main']
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #9f463681
+# %% ../../nbs/08_jobs/04_cli.ipynb #2ce6324e
 import argparse, contextlib, os, signal, sys
 from pathlib import Path
 import brainrecon
@@ -13,7 +13,7 @@ from ..core.checks import ParameterError, ReconError, folder
 from .parameters import find_job, jobs, parse_given, recipes
 from .run import RunFailed, run_job
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #c26d37f1
+# %% ../../nbs/08_jobs/04_cli.ipynb #2e6b6f8d
 def show_jobs(
     name:str='',  # of one job; all if empty
 ):
@@ -28,7 +28,7 @@ def show_jobs(
     for p in job.parameters: print('  '.join(t.ljust(w) for t, w in zip((p.name, repr(p.value), p.kind), wide)), f' {p.comment}')
     for r, about in recipes(job).items(): print(f'\nrecipe {r}: {about}')
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #b84556a6
+# %% ../../nbs/08_jobs/04_cli.ipynb #c7ea9b77
 def size_of(at:Path)->str:
     "How much a file or folder holds."
     n = sum(p.stat().st_size for p in ([at] if at.is_file() else at.rglob('*')) if p.is_file())
@@ -44,11 +44,11 @@ def show_data():
     cache = folder('cache'); found = sorted(p for p in cache.iterdir() if not p.name.startswith('.'))
     print(f'cache: {cache}' + ('' if found else ', empty'))
     for p in found: print(f'  {size_of(p):>10}  {p.name}')
-    if not found: print('brainrecon data make prepares the recordings of the demo ahead')
+    if not found: print('brainrecon data make prepares all three kinds and the features of the pictures ahead')
 
 def make_data(
-    kinds=('eeg',),  # `eeg`, `meg`, `fmri`
-    subject:int=1,   # whose recordings
+    kinds=('eeg', 'meg', 'fmri'),  # of recording
+    subject:int=1,                 # whose recordings
 ):
     "Simulate recordings and compute picture features ahead, so that a job finds them in the cache."
     from brainrecon.alignment.targets import features
@@ -60,7 +60,7 @@ def make_data(
     for split in ('train', 'valid', 'test'): features(load_pictures(split, exemplars=split == 'train'))
     print('features of the pictures: ready')
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #2b22cedb
+# %% ../../nbs/08_jobs/04_cli.ipynb #46f7cb82
 def make_parser()->argparse.ArgumentParser:
     "The words that the command understands."
     p = argparse.ArgumentParser('brainrecon', description='Decode what a person saw from EEG, MEG or fMRI.', allow_abbrev=False)
@@ -77,21 +77,21 @@ def make_parser()->argparse.ArgumentParser:
         w.add_argument('--again', action='store_true', help='anew, in a fresh folder, even if it is finished')
     word('jobs', 'list the jobs, or the parameters of one').add_argument('name', metavar='NAME', nargs='?', default='', help='one job')
     word('doctor', 'look whether this machine is ready')
-    data = word('data', 'list the embedded data, or prepare it ahead')
+    data = word('data', 'list the embedded data, or prepare recordings and picture features ahead')
     data.add_argument('what', choices=['list', 'make'], nargs='?', default='list')
     data.add_argument('--kind', choices=['eeg', 'meg', 'fmri'], action='append',
-        help='of recording, several times if need be; otherwise eeg')
+        help='of recording, several times if need be; otherwise all three')
     data.add_argument('--subject', type=int, default=1, help='whose recordings')
     return p
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #b1964645
+# %% ../../nbs/08_jobs/04_cli.ipynb #cc41e5ab
 def obey(
     args,       # from `make_parser`
     rest:list,  # what the parser left over: `parameter=value` texts
 ):
     "Do what was asked; gives an exit code, or None for 0."
     if args.word == 'jobs': return show_jobs(args.name)
-    if args.word == 'data': return make_data(args.kind or ('eeg',), args.subject) if args.what == 'make' else show_data()
+    if args.word == 'data': return (make_data(args.kind or ('eeg', 'meg', 'fmri'), args.subject) if args.what == 'make' else show_data())
     if args.word == 'doctor':
         from brainrecon.jobs.doctor import print_doctor
         return print_doctor()
@@ -102,13 +102,15 @@ def obey(
     try: run_job(name, recipe, args.out or out, args.again, **given)
     finally: signal.signal(signal.SIGTERM, was)
 
-# %% ../../nbs/08_jobs/04_cli.ipynb #ca6c5272
+# %% ../../nbs/08_jobs/04_cli.ipynb #cd7eca0f
 def main(
     argv=None,  # the words after `brainrecon`; from the terminal if None
 )->int:
     "The command: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."
     parser = make_parser(); args, rest = parser.parse_known_args(argv)
     odd = [t for t in rest if t.startswith('-') or args.word != 'run']
+    if odd and args.word == 'demo' and '=' in odd[0] and not odd[0].startswith('-'): parser.error(
+        f'the demo has fixed values; for others: brainrecon run retrieval/01_decode --recipe demo {odd[0]}')
     if odd: parser.error(f'{odd[0]!r} is not understood; see `brainrecon {args.word} --help`')
     debug = os.environ.get('BRAINRECON_DEBUG') == '1'
     try: return obey(args, rest) or 0

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['keep_result', 'result_table']
 
-# %% ../../nbs/08_jobs/06_results.ipynb #5d1b2f92
+# %% ../../nbs/08_jobs/06_results.ipynb #e3d17be9
 from pathlib import Path
 import pandas as pd
 from ..core.checks import FolderError
 from ..core.files import load_json, save_json
 from .report import check_scores
 
-# %% ../../nbs/08_jobs/06_results.ipynb #e680dce7
+# %% ../../nbs/08_jobs/06_results.ipynb #9abf27e7
 def keep_result(
     run,             # folder of a finished run
     at,              # the .json file to write
@@ -28,13 +28,15 @@ def keep_result(
         values={k: v for k, v in p.get('values', {}).items() if k != 'out'}, scores=check_scores(load_json(run/'scores.json'))))
     return Path(at)
 
-# %% ../../nbs/08_jobs/06_results.ipynb #c64a91cf
+# %% ../../nbs/08_jobs/06_results.ipynb #22510f91
 def result_table(
     result:dict,     # a kept result
     *measures,       # such as 'top1'; all if none is named
 )->pd.DataFrame:
-    "The rows of a kept result as a table, every score beside its interval, chance and candidates."
+    "The rows of a kept result as a table, every score beside its interval, chance and candidates; columns that hold nothing are left out."
     text = lambda v: '' if v is None else f'{v:.3f}'
+    between = lambda r: '' if r['low'] is None else f" [{r['low']:.3f}, {r['high']:.3f}]"
     rows = [r for r in result['scores']['rows'] if not measures or r['measure'] in measures]
-    return pd.DataFrame([{'what': r['what'], 'measure': r['measure'], 'value': text(r['value']), 'interval': f"{r['low']:.3f} to {r['high']:.3f}" if r['low'] is not None else '',
-        'chance': text(r['chance']), 'candidates': r['candidates'] or '', 'seeds': len(r['seeds']) or '', 'status': r['status'], 'note': r['note']} for r in rows]).set_index('what')
+    t = pd.DataFrame([{'what': r['what'], 'measure': r['measure'], 'value': text(r['value']) + between(r), 'chance': text(r['chance']), 'of': str(r['candidates'] or ''),
+        'seeds': str(len(r['seeds']) or ''), 'note': r['note']} for r in rows]).set_index('what').rename_axis(None)
+    return t.loc[:, (t != '').any()].drop(columns='note' if 'top1' in measures else [], errors='ignore')

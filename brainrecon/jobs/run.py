@@ -7,7 +7,7 @@ __all__ = ['packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', '
            'choose_folder', 'locked', 'versions', 'commit', 'command', 'record', 'plain_lines', 'PlainLines',
            'own_kernel', 'execute', 'attempt', 'run_job']
 
-# %% ../../nbs/08_jobs/02_run.ipynb #84ae8676
+# %% ../../nbs/08_jobs/02_run.ipynb #3578b8b0
 import contextlib, hashlib, importlib.metadata, json, logging, os, re, shlex, shutil, socket, subprocess, sys, tempfile, time
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +17,16 @@ from ..core.files import atomic, load_json, save_json, sha256
 from .parameters import find_job, resolve
 from .report import check_scores, print_scores, write_report
 
-# %% ../../nbs/08_jobs/02_run.ipynb #bd7da830
-class RunFailed(ReconError): "A job that stopped with an error, or that ended without scores."
+# %% ../../nbs/08_jobs/02_run.ipynb #4f380149
+class RunFailed(ReconError):
+    "A job that stopped with an error, or that ended without scores."
+    usual = 'The notebook in the run folder holds its error.'
 
 def now()->str:
     "The time here, with its zone."
     return datetime.now().astimezone().isoformat(timespec='seconds')
 
-# %% ../../nbs/08_jobs/02_run.ipynb #5a368865
+# %% ../../nbs/08_jobs/02_run.ipynb #c9c6b087
 class Run:
     "One run folder: what a job writes into, and what is read from it afterwards."
     def __init__(self,
@@ -49,7 +51,7 @@ class Run:
         print(text, flush=True)
     def __repr__(self): return f'Run({self.folder.name!r}: {self.status.get("state", "new")}, attempt {self.attempt})'
 
-# %% ../../nbs/08_jobs/02_run.ipynb #3162da59
+# %% ../../nbs/08_jobs/02_run.ipynb #e9173cac
 def scores(self,
     scores:dict=None,  # title, about, notes, test_readings, rows; see `jobs.report`
 )->dict:
@@ -74,7 +76,7 @@ def figure(self,
 
 Run.scores, Run.figure = scores, figure
 
-# %% ../../nbs/08_jobs/02_run.ipynb #f1fd0a2a
+# %% ../../nbs/08_jobs/02_run.ipynb #f82b8073
 def start(
     out:str='',         # the job's parameter `out`
     device:str='auto',  # the job's parameter `device`, if it has one
@@ -87,7 +89,7 @@ def start(
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
     return run
 
-# %% ../../nbs/08_jobs/02_run.ipynb #f78419fa
+# %% ../../nbs/08_jobs/02_run.ipynb #f15da5b2
 def fingerprint(
     job,          # a Job
     values:dict,  # name -> Parameter, from `resolve`
@@ -106,7 +108,7 @@ def folder_name(
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #f7948062
+# %% ../../nbs/08_jobs/02_run.ipynb #4d0f5457
 def check_folder(
     folder:Path,  # where the run is to go
     job,          # a Job
@@ -145,7 +147,7 @@ def choose_folder(
     check_folder(folder, job, values)
     return writable(folder)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #d2915d59
+# %% ../../nbs/08_jobs/02_run.ipynb #ac0607a6
 @contextlib.contextmanager
 def locked(
     folder:Path,  # a run folder
@@ -171,7 +173,7 @@ def locked(
         finally: note.unlink(missing_ok=True)
     finally: lock.release()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #0d09554d
+# %% ../../nbs/08_jobs/02_run.ipynb #85e4f0f3
 packages = 'brainrecon torch torchvision timm numpy scipy scikit-learn pandas accelerate mne nilearn papermill'.split()
 
 def versions()->dict:
@@ -191,7 +193,7 @@ def commit(
     try: return dict(commit=git('rev-parse', 'HEAD').strip(), dirty=bool(git('status', '--porcelain', '--untracked-files=no').strip()))
     except (OSError, subprocess.SubprocessError): return {}
 
-# %% ../../nbs/08_jobs/02_run.ipynb #596ee07b
+# %% ../../nbs/08_jobs/02_run.ipynb #9162a43a
 def command(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -214,7 +216,7 @@ def record(
         came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed,
         command=command(job, recipe, values), started=now(), notebook_sha256=sha256(job.path), versions=versions(), **commit())
 
-# %% ../../nbs/08_jobs/02_run.ipynb #44c5159f
+# %% ../../nbs/08_jobs/02_run.ipynb #28f75b64
 def plain_lines(
     text:str,  # what a cell wrote in one go
 )->list:
@@ -236,7 +238,7 @@ class PlainLines(logging.Handler):
             if self.show: print(line, flush=True)
     def close(self): self.file.close(); super().close()
 
-# %% ../../nbs/08_jobs/02_run.ipynb #07e16a18
+# %% ../../nbs/08_jobs/02_run.ipynb #8086fc7b
 @contextlib.contextmanager
 def own_kernel():
     "The name of a Jupyter kernel that is this very Python."
@@ -249,7 +251,7 @@ def own_kernel():
         try: yield 'brainrecon'
         finally: os.environ.pop('JUPYTER_PATH') if old is None else os.environ.update(JUPYTER_PATH=old)
 
-# %% ../../nbs/08_jobs/02_run.ipynb #583d077c
+# %% ../../nbs/08_jobs/02_run.ipynb #ee570a42
 def execute(
     source:Path,  # the job notebook
     target:Path,  # where the executed one goes
@@ -273,7 +275,7 @@ def execute(
         logger.removeHandler(lines); lines.close(); logger.setLevel(was[0]); logger.propagate = was[1]
     return ''
 
-# %% ../../nbs/08_jobs/02_run.ipynb #c9d0f099
+# %% ../../nbs/08_jobs/02_run.ipynb #73a72466
 def attempt(
     job,          # a Job
     recipe,       # its recipe, or None
@@ -305,7 +307,7 @@ def attempt(
         note('failed' if error else 'finished', error)
     return error
 
-# %% ../../nbs/08_jobs/02_run.ipynb #70f7262d
+# %% ../../nbs/08_jobs/02_run.ipynb #f9311206
 def run_job(
     name:str,          # of the job, such as `retrieval/01_decode`
     recipe=None,       # name of a recipe, or the path of a `.yml` file of your own
@@ -323,9 +325,11 @@ def run_job(
         with locked(run.folder):
             tell(f'{job.name} {"goes on" if run.attempt else "runs"} in {run.folder}')
             if error := attempt(job, recipe, values, run, show):
-                raise RunFailed(f'{job.name} failed in attempt {run.attempt}: {error.rstrip(".")}.', '',
+                raise RunFailed(f'{job.name} failed in attempt {run.attempt}: {error.rstrip(".")}.',
+                    'Every cell was expected to run to its end.',
                     f'The notebook with its error is {run.folder/"notebook.ipynb"}.',
-                    'The same command goes on from its last checkpoint.')
+                    'Once the cause is removed, the same command goes on from what the folder holds. '
+                    'If a value was wrong, give another one: that makes another run.')
         tell(f'finished in {run.status["attempts"][-1]["seconds"]:.0f} s\n')
     else:
         tell(f'{job.name}: finished before, in {run.folder}; `--again` runs it anew')
