@@ -226,13 +226,15 @@ def writable(
 def folder(
     kind:str='cache',  # `cache`, `data` or `runs`
     *parts,            # sub-folders
+    make:bool=True,    # False only names it
 )->Path:
     "The folder for this kind of file, made if need be: from its environment variable, else the platform's convention."
     known(kind, ['cache', 'data', 'runs'], 'kind of folder')
     import platformdirs
     base = os.environ.get(f'BRAINRECON_{kind.upper()}') or dict(cache=platformdirs.user_cache_dir('brainrecon', False),
         data=platformdirs.user_data_dir('brainrecon', False), runs='runs')[kind]
-    return writable(Path(base).joinpath(*map(str, parts)))
+    path = Path(base).expanduser().joinpath(*map(str, parts))
+    return writable(path) if make else path
 
 # %% ../../nbs/00_core/00_checks.ipynb #ec97dd6e
 def need(

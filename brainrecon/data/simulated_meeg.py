@@ -8,7 +8,6 @@ __all__ = ['ch17', 'ch63', 'layouts', 'centre', 'radius', 'stages', 'units', 'si
            'Brain', 'simulate', 'simulate_eeg', 'simulate_meg']
 
 # %% ../../nbs/01_data/03_simulated_meeg.ipynb #6d339b26
-import functools
 import numpy as np
 import pandas as pd
 from scipy.fft import irfft, rfftfreq

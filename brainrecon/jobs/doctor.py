@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['remarks', 'weight_packages', 'weight_repos', 'Finding', 'installed', 'check_python', 'check_torch', 'check_device',
-           'check_machine', 'place', 'check_folder', 'lacking', 'check_packages', 'check_torchaudio', 'check_weights',
-           'doctor', 'print_doctor']
+           'check_machine', 'check_folder', 'lacking', 'check_packages', 'check_torchaudio', 'check_weights', 'doctor',
+           'print_doctor']
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #02e353ad
 import importlib.metadata, importlib.util, os, shutil, sys, tempfile
@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from ..core.checks import ReconError, device
+from ..core.checks import ReconError, device, folder
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #8245764b
 @dataclass(frozen=True)
@@ -98,20 +98,13 @@ def check_machine(
     return [*out, Finding('memory', 'warn' if mend else 'ok', f'{free:.1f} GB free of {total:.1f} GB', mend)]
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #e8e84a6a
-def place(kind:str)->Path:
-    "The folder for `cache`, `data` or `runs` as `core.checks.folder` would choose it, without making it."
-    import platformdirs
-    base = os.environ.get(f'BRAINRECON_{kind.upper()}') or dict(cache=platformdirs.user_cache_dir('brainrecon', False),
-        data=platformdirs.user_data_dir('brainrecon', False), runs='runs')[kind]
-    return Path(base).expanduser().absolute()
-
 def check_folder(
     kind:str,        # `cache`, `data` or `runs`
     at=None,         # the folder; chosen by the environment if None
     free:float=None, # bytes; measured if None
 )->Finding:
     "Whether a folder can be written and has room."
-    at = Path(at) if at else place(kind); above = next((p for p in [at, *at.parents] if p.exists()), at)
+    at = Path(at) if at else folder(kind, make=False).absolute(); above = next((p for p in [at, *at.parents] if p.exists()), at)
     mend = f'export BRAINRECON_{kind.upper()}=/a/folder/with/room'
     try: tempfile.TemporaryFile(dir=above).close()
     except OSError as e: return Finding(f'{kind} folder', 'bad', f'{at} cannot be written ({e.strerror})', mend)
