@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['axis_words', 'ReconError', 'ShapeError', 'ChannelError', 'ValuesError', 'UnknownError', 'LeakError', 'FolderError',
-           'ParameterError', 'CheckpointError', 'MissingExtra', 'MissingWeights', 'expect', 'known', 'check_shape',
-           'channel_index', 'check_finite', 'seeded', 'rng', 'device', 'writable', 'folder', 'need']
+           'ParameterError', 'FileError', 'UnsafeError', 'CheckpointError', 'MissingExtra', 'MissingWeights', 'expect',
+           'known', 'check_shape', 'channel_index', 'check_finite', 'seeded', 'rng', 'device', 'writable', 'folder',
+           'need']
 
 # %% ../../nbs/00_core/00_checks.ipynb #a9ae5f24
 import contextlib, hashlib, importlib, os, random, sys
@@ -59,6 +60,14 @@ class FolderError(ReconError):
 class ParameterError(ReconError):
     "A parameter that does not exist, has the wrong type, or cannot have this value."
     usual = 'It is refused now, because the run would fail later or mean nothing.'
+
+class FileError(FolderError):
+    "A file that is cut short, damaged or of another kind."
+    usual = 'A copy or a download may have ended too early.'
+
+class UnsafeError(ReconError):
+    "A file that would run a program when it is read."
+    usual = 'Pickled files can hold commands as well as numbers, and nobody can tell by looking at their names.'
 
 class CheckpointError(ReconError):
     "A checkpoint that is damaged or belongs to another run."
