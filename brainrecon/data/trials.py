@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['kinds', 'complete_table', 'Trials', 'as_slice', 'concat', 'check_leak', 'Sealed', 'Splits', 'split_concepts',
-           'load_trials', 'from_epochs']
+           'write_head', 'load_trials', 'from_epochs']
 
 # %% ../../nbs/01_data/00_trials.ipynb #b22be3d5
 import hashlib, os, shutil, tempfile
@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from ..core.checks import (ShapeError, ChannelError, UnknownError, ValuesError, LeakError, FolderError,
     channel_index, check_finite, check_shape, known, need, writable)
-from ..core.files import load_json, save_json
+from ..core.files import load_json, save_json, sha256
 
 # %% ../../nbs/01_data/00_trials.ipynb #64372cf6
 kinds = dict(eeg='b c t', meg='b c t', fmri='b v')
@@ -297,6 +297,15 @@ def split_concepts(
     return Splits(*parts)
 
 # %% ../../nbs/01_data/00_trials.ipynb #a49862d6
+def write_head(
+    at:Path,    # a folder that holds x.npy
+    kind:str, names:list, sfreq, tmin, provenance:dict, table,
+):
+    "Write trials.json beside the signal: everything but the numbers, and the signal's hash."
+    columns = {c: [list(v) if isinstance(v, tuple) else v for v in table[c].tolist()] for c in table}
+    save_json(at/'trials.json', dict(format=1, kind=kind, names=names, sfreq=sfreq, tmin=tmin, provenance=provenance,
+        bytes=os.path.getsize(at/'x.npy'), sha256=sha256(at/'x.npy'), table=columns))
+
 @patch
 def save(self:Trials, path)->Path:
     "Write the batch as a folder; nothing half-written ever stands under `path`."
@@ -307,10 +316,7 @@ def save(self:Trials, path)->Path:
             'Saving replaces the whole folder.', 'Give another name.')
     tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
-        np.save(tmp/'x.npy', np.asarray(self.x))
-        table = {c: [list(v) if isinstance(v, tuple) else v for v in self.table[c].tolist()] for c in self.table}
-        save_json(tmp/'trials.json', dict(format=1, kind=self.kind, names=self.names, sfreq=self.sfreq, tmin=self.tmin, provenance=self.provenance,
-            bytes=os.path.getsize(tmp/'x.npy'), sha256=hashlib.file_digest(open(tmp/'x.npy', 'rb'), 'sha256').hexdigest(), table=table))
+        np.save(tmp/'x.npy', np.asarray(self.x)); write_head(tmp, self.kind, self.names, self.sfreq, self.tmin, self.provenance, self.table)
         if path.exists(): shutil.rmtree(path)
         os.replace(tmp, path)
     finally: shutil.rmtree(tmp, ignore_errors=True)
@@ -328,7 +334,7 @@ def load_trials(
     h = load_json(head)
     lost = [k for k in ('kind', 'names', 'sfreq', 'tmin', 'provenance', 'bytes', 'sha256', 'table') if not isinstance(h, dict) or k not in h]
     if lost: raise FolderError(f'trials.json in {path.name!r} has no `{lost[0]}`;', 'a file written by `Trials.save` was expected.', 'It was changed, or another program wrote it.', 'Write it again with `trials.save(path)`.')
-    if os.path.getsize(x) != h['bytes'] or (verify and hashlib.file_digest(open(x, 'rb'), 'sha256').hexdigest() != h['sha256']):
+    if os.path.getsize(x) != h['bytes'] or (verify and sha256(x) != h['sha256']):
         raise FolderError(f"the signal in {path.name!r} is not the one that was written;", f"{h['bytes']} bytes were expected, {os.path.getsize(x)} found.",
             'The disk was full, or the file was changed.', 'Delete the folder and make it again.')
     table = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()})
