@@ -111,3 +111,20 @@ def check_leakage(t, want):
     img, side = t['leak_trial_image'], t['leak_trial_split']
     parts = [batch(img[side == i], [f'c{i}-{j}' for j in img[side == i]], 10**6*i) for i in (0, 1)]
     assert shared(*parts, 'picture') == want['images_in_both_splits']
+
+# ---- avde_loss: the multivariate noise normalisation. Layout: session, condition, repetition, channel, time; float64.
+
+def as_trials(x, side):
+    "Golden epochs as trials, with session and condition in the table."
+    from brainrecon.data.trials import Trials
+    s, k, r, c, t = x.shape; at = [(i, j) for i in range(s) for j in range(k) for _ in range(r)]; names = [f'{side} {j}' for _, j in at]
+    return Trials(x.reshape(-1, c, t), [f'ch{i}' for i in range(c)], dict(picture=names, concept=names, session=[i + 1 for i, _ in at]), 'eeg', 250.)
+
+@case('avde_loss')
+def avde_loss(t, meta):
+    from brainrecon.data.preproc import fit_whitener
+    sides = {s: as_trials(t[f'input/mvnn_{s}'], s) for s in ('train', 'test')}
+    for by in ('epochs', 'time'):
+        whiten = fit_whitener(sides['train'], by)
+        for s, trials in sides.items():
+            want = t[f'output/mvnn_{by}_{s}']; close(whiten(trials).x.reshape(want.shape), want, 1e-6, f'{by} {s}')
