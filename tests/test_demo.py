@@ -48,7 +48,7 @@ def test_run_folder_is_complete(demo):
     for name in ('notebook.ipynb', 'params.json', 'status.json', 'log.txt', 'scores.json', 'report.html'): assert (folder/name).stat().st_size > 100, name
     p = json.loads((folder/'params.json').read_text(encoding='utf-8'))
     assert all(k in json.dumps(p) for k in ('versions', 'commit', 'device', 'seeds'))
-    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 30 and len(list((folder/'figures').glob('*.png'))) == 5
+    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 30 and len(list((folder/'figures').glob('*.png'))) == 6
 
 def test_second_time_is_quick(demo):
     "A finished run says so and prints the same scores."

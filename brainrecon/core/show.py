@@ -8,7 +8,7 @@ __all__ = ['ink', 'soft', 'right', 'accent', 'palette', 'figure_style', 'Chart',
            'show_scores']
 
 # %% ../../nbs/00_core/02_show.ipynb #3a1298f9
-import contextlib, io
+import contextlib, io, textwrap
 import numpy as np
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -297,7 +297,8 @@ def show_scores(
 )->Figure:
     "A bar for each row, with its interval and a dashed line at chance."
     rows = [(*r, *[None]*(5-len(r))) for r in scores]; f = 100 if percent else 1; n = len(rows)
-    fig, ((ax,),) = chart(1, 1, width, .42*n+.9+(.25 if title else 0))
+    names = [textwrap.fill(r[0], 46) for r in rows]; lines = max(t.count('\n') + 1 for t in names)      # long names leave room for the bars
+    fig, ((ax,),) = chart(1, 1, width, (.42 if lines == 1 else .24*lines)*n+.9+(.25 if title else 0))
     ends = [f*max(x for x in r[1:] if x is not None) for r in rows]; top = max(ends) or 1
     with figure_style():
         for i, (name, value, low, high, chance) in enumerate(rows):
@@ -306,7 +307,7 @@ def show_scores(
             if low is not None: ax.plot([f*low, f*high], [i, i], color=ink, lw=1.6, solid_capstyle='butt')
             if chance is not None: ax.plot([f*chance]*2, [i-.45, i+.45], color='#D55E00', lw=1.6, ls=(0, (3, 1.5)))
             ax.text(max(ends[i], 0)+.02*top, i, f'{f*value:.1f}%' if percent else f'{value:.3g}', va='center')
-        ax.set_yticks(range(n), [r[0] for r in rows]); ax.tick_params(axis='y', length=0)
+        ax.set_yticks(range(n), names); ax.tick_params(axis='y', length=0)
         ax.invert_yaxis(); ax.spines['left'].set_visible(False)
         chances = ', dashed: chance' if any(r[4] is not None for r in rows) else ''
         ax.set(xlabel=label+(' (%)' if percent else '')+chances, title=title)

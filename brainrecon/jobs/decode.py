@@ -20,7 +20,7 @@ from ..metrics.retrieval import retrieve
 # %% ../../nbs/08_jobs/05_decode.ipynb #230cc6ee
 def check_plan(
     kinds:list, subjects:list, decoders:list, seeds:list, # of the job
-    network:str='mlp', steps:int=1, window:tuple=(0., 0.8), draws:int=2000,
+    network:str='mlp', steps:int=1, window:tuple=(0., 0.8), draws:int=2000, data:str='embedded',
 ):
     "A `ParameterError` for values that cannot give an honest run."
     def refuse(name, value, want, do): raise ParameterError(f'{name}={value!r}:', f'{want} expected.', '', do)
@@ -30,7 +30,7 @@ def check_plan(
     for d in decoders: known(d, ['ridge', 'contrastive'], 'decoder')
     known(network, small_encoders, 'network')
     if 'fmri' in kinds and network == 'conv': refuse('network', network, "'mlp' was", 'fMRI has no time axis; decode it in a run of its own.')
-    for name, v, least in (*(('subjects', s, 1) for s in subjects), *(('seeds', s, 0) for s in seeds), ('steps', steps, 1), ('draws', draws, 100)):
+    for name, v, least in (*(('subjects', s, int(data == 'embedded')) for s in subjects), *(('seeds', s, 0) for s in seeds), ('steps', steps, 1), ('draws', draws, 100)):
         if v < least: refuse(name, v, f'{least} or more was', f'Give {name} from {least} on.')
     if len(window) != 2 or not 0 <= window[0] < window[1] <= 1: refuse('window', list(window), 'two times from 0 to 1 s, the first smaller, were', 'Give window=[0.0, 0.8].')
 
