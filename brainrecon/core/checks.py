@@ -9,7 +9,7 @@ __all__ = ['axis_words', 'ReconError', 'ShapeError', 'ChannelError', 'ValuesErro
            'need']
 
 # %% ../../nbs/00_core/00_checks.ipynb #a9ae5f24
-import contextlib, hashlib, importlib, os, random, sys
+import contextlib, hashlib, importlib, os, random, secrets, sys
 from pathlib import Path
 import numpy as np
 
@@ -225,7 +225,7 @@ def writable(
     why = ''
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path/f'.probe-{os.getpid()}'; probe.touch(); probe.unlink()
+        probe = path/f'.probe-{os.getpid()}-{secrets.token_hex(4)}'; probe.touch(); probe.unlink()
     except OSError as e: why = f'{type(e).__name__}: {e.strerror}.'
     if why: raise FolderError(f'cannot write in {str(path)!r};', 'a folder that can be written was expected.', why,
         'Give another folder, or set BRAINRECON_CACHE, BRAINRECON_DATA or BRAINRECON_RUNS.')

@@ -6,14 +6,14 @@
 __all__ = ['not_data', 'in_memory', 'file_name', 'damaged', 'head_of', 'file_mark', 'Piece', 'Source', 'count', 'parts',
            'text_length', 'decode', 'unfold', 'npy_header', 'archive']
 
-# %% ../../nbs/00_core/05a_sources.ipynb #e404508a
+# %% ../../nbs/00_core/05a_sources.ipynb #ba084a3e
 import hashlib, mmap, os, struct, zipfile
 from pathlib import Path
 import numpy as np
 from .checks import FileError, MissingWeights, folder
 from .files import atomic
 
-# %% ../../nbs/00_core/05a_sources.ipynb #561e3741
+# %% ../../nbs/00_core/05a_sources.ipynb #40b935af
 def file_name(
     path,  # any path
 )->str:
@@ -30,7 +30,7 @@ def damaged(
     "The error for a file that is cut short, damaged or of another kind."
     return FileError(f'`{file_name(path)}` {found};', expected, why, do, path=str(path))
 
-# %% ../../nbs/00_core/05a_sources.ipynb #99b4be89
+# %% ../../nbs/00_core/05a_sources.ipynb #6c0aa10d
 not_data = {b'<!doctype': 'a web page', b'<html': 'a web page', b'<?xml': 'an XML page', b'version https://git-lfs': 'a pointer of git-lfs, not the file itself',
     b'{"error': 'an error message of a server', b'\x1f\x8b': 'a gzip archive', b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a rar archive'}
 
@@ -52,7 +52,7 @@ def head_of(
     if not any(head): raise damaged(path, f'begins with {len(head)} bytes of zero', why='Room was kept on the disk for a download that never came.')
     return head
 
-# %% ../../nbs/00_core/05a_sources.ipynb #cc981ba0
+# %% ../../nbs/00_core/05a_sources.ipynb #b619da9d
 def file_mark(
     path,           # the file
     start:int=0,    # first byte
@@ -66,7 +66,7 @@ def file_mark(
             f.seek(start + max(0, n - 4096)*k//63); h.update(f.read(min(4096, n)))
     return f'{stop-start:x}-{h.hexdigest()[:16]}'
 
-# %% ../../nbs/00_core/05a_sources.ipynb #52136327
+# %% ../../nbs/00_core/05a_sources.ipynb #3fc1673c
 class Piece:
     "A run of bytes in the file: `bytes`, `text`, or `latin1` (bytes that were written as text)."
     __slots__, __hash__ = ('start', 'stop', 'kind'), None
@@ -74,7 +74,7 @@ class Piece:
 
 in_memory = 64 << 20      # larger decoded arrays go to the cache folder
 
-# %% ../../nbs/00_core/05a_sources.ipynb #9564b9d5
+# %% ../../nbs/00_core/05a_sources.ipynb #e4dc6010
 class Source:
     "A mapped file, or the part of it that holds the pickle, and arrays laid over its bytes."
     def __init__(self, path, start=0, stop=None, stores=None, order='<'):
@@ -110,7 +110,7 @@ def count(shape)->int:
         n *= s
     return n
 
-# %% ../../nbs/00_core/05a_sources.ipynb #4990d1da
+# %% ../../nbs/00_core/05a_sources.ipynb #1d885058
 def parts(start, stop, size=1 << 22):
     "Cut a range of bytes into parts."
     return ((a, min(a + size, stop)) for a in range(start, stop, size))
@@ -144,7 +144,7 @@ def unfold(source, piece, n_bytes):
     source.texts[key] = out
     return out
 
-# %% ../../nbs/00_core/05a_sources.ipynb #2104dd27
+# %% ../../nbs/00_core/05a_sources.ipynb #cf94775e
 def npy_header(
     path,  # a file that begins with `\x93NUMPY`
 )->tuple:  # (shape, Fortran order, type, first byte of the numbers)

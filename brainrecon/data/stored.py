@@ -71,14 +71,14 @@ def put(self:TrialsWriter,
 ):
     "Append a part. It counts when its numbers, its table and the list of parts are on disk."
     if name in self.done: raise ShapeError(f'part {name!r} was written already;', 'each is written once.', 'A loop that goes on must skip what is done.', 'Look at `writer.done` before making a part.')
-    start = end = self.rows
+    start = end = self.rows; table = pd.DataFrame(table)
     for piece in ([x] if hasattr(x, 'shape') else x):
         if piece.shape[1:] != self.x.shape[1:] or end + len(piece) > len(self.x): raise ShapeError(
             f'part {name!r} brings {piece.shape} after {end} rows,', f'but the batch has room for {self.x.shape}.', 'It was planned with other channels, another window or fewer trials.', 'Plan the writer for what will come.')
         self.x[end:end+len(piece)] = check_finite(piece, f'part {name!r}', self.head['names']); end += len(piece)
     if len(table) != end - start: raise ShapeError(f'part {name!r} has {end - start} rows', f'but its table has {len(table)}.', 'Rejected epochs are often dropped from only one of the two.', 'Drop the same rows from both.')
     self.x.flush()
-    save_json(self.at/f'table-{len(self.parts)}.json', {c: pd.DataFrame(table)[c].tolist() for c in table})
+    save_json(self.at/f'table-{len(self.parts)}.json', {c: table[c].tolist() for c in table})
     self.parts.append(dict(name=name, rows=end - start)); save_json(self.at/'parts.json', dict(head=self.head, parts=self.parts))
 
 # %% ../../nbs/01_data/00a_stored.ipynb #ad393fce

@@ -232,7 +232,7 @@ def check_leak(
     for col in columns:
         both = sorted(set(a.table[col]) & set(b.table[col]))
         if both: raise LeakError(f'{len(both)} {col}s stand in both {names[0]} and {names[1]}: {", ".join(both[:5])}{", ..." if len(both) > 5 else ""};',
-            'none may.', f'A score on a {col} that was trained on measures memory, not decoding.', f'Split by {col}: `split_concepts(trials, ...)`.', shared=both, column=col)
+            'none may.', f'A score on a {col} that was trained on measures memory, not decoding.', 'Hold whole concepts out: `split_concepts(trials, ...)`.' if by == 'concept' else 'Put each picture on one side only.', shared=both, column=col)
     ids = [{(s, m) for s, ms in zip(t.table.subject, t.members) for m in ms} for t in (a, b)]
     same = {k for k in ids[0] & ids[1]} if a.provenance.get('recording') == b.provenance.get('recording') else set()
     if same: raise LeakError(f'{len(same)} trials stand in both {names[0]} and {names[1]}, first trial {min(same)[1]} of subject {min(same)[0]};',

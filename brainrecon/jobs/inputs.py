@@ -58,7 +58,9 @@ def describe(data:str, kind:str, splits)->str:
     title = '' if data == 'embedded' else f', {data_sets[data].title}' + ' layout'*is_simulated(splits)
     return ('simulated ' if is_simulated(splits) else '') + word + title
 
-def is_simulated(splits)->bool: return bool(splits.train.provenance.get('simulated'))
+def is_simulated(splits)->bool:
+    "Whether nobody was recorded for it."
+    return bool(splits.train.provenance.get('simulated'))
 
 # %% ../../nbs/08_jobs/04b_inputs.ipynb #c538de8c
 @dataclass
