@@ -9,14 +9,14 @@ __all__ = ['limits', 'small', 'values', 'containers', 'memory', 'delicate', 'ins
            'remember', 'recall', 'drop', 'twice', 'name_by_line', 'name_by_stack', 'call', 'build', 'store', 'stop',
            'numbers', 'Finish', 'source_of', 'open_pickle', 'plain_kinds']
 
-# %% ../../nbs/00_core/06_pickles.ipynb #85bd6f40
+# %% ../../nbs/00_core/06_pickles.ipynb #02ad26d5
 import re, struct
 import numpy as np
 from .checks import ReconError, UnsafeError
 from .recipes import Later, Recipe, array_over, key, recipes, torch_types
 from .sources import Piece, Source, archive, count, damaged, file_name, head_of, npy_header
 
-# %% ../../nbs/00_core/06_pickles.ipynb #3e6193d2
+# %% ../../nbs/00_core/06_pickles.ipynb #332b80b6
 limits = dict(operations=10_000_000, depth=64, name=200, integer=16)   # instructions, levels of nesting, letters of a name, bytes of a whole number
 
 class Machine:
@@ -50,7 +50,7 @@ class Machine:
             except Exception as e: raise self.fail(f'is damaged: {str(e)[:80] or type(e).__name__}') from None
         raise self.fail(f'has more than {limits["operations"]} instructions', expected='arrays were expected.', why='Lists of single numbers are slow and large.', do='Save arrays instead of lists.')
 
-# %% ../../nbs/00_core/06_pickles.ipynb #aa16e5d7
+# %% ../../nbs/00_core/06_pickles.ipynb #348d36b8
 def refused(self:Machine, code):
     "The error for an instruction that the machine does not have."
     if code in b'\x82\x83\x84': return self.unsafe('copyreg.extension')
@@ -80,7 +80,7 @@ def named(self:Machine, name):
 
 for f in (refused, unsafe, line, named): setattr(Machine, f.__name__, f)
 
-# %% ../../nbs/00_core/06_pickles.ipynb #4633aa6a
+# %% ../../nbs/00_core/06_pickles.ipynb #3e9cac9c
 small = 4096      # shorter texts and bytes are read, longer ones stay a `Piece`
 
 def put_text(m, n):
@@ -109,6 +109,7 @@ def frame(m):
     n = m.number('<Q', 8)
     if m.pos + n > m.stop: raise m.s.fail(f'is cut short: it ends at byte {m.stop}, and a part that begins at {m.pos} needs {m.pos + n - m.stop} bytes more')
 
+# %% ../../nbs/00_core/06_pickles.ipynb #3dc2cbd8
 values = {0x80: protocol, 0x95: frame, ord('N'): lambda m: m.stack.append(None), 0x88: lambda m: m.stack.append(True), 0x89: lambda m: m.stack.append(False),
     ord('J'): lambda m: m.stack.append(m.number('<i', 4)), ord('K'): lambda m: m.stack.append(m.number('<B', 1)), ord('M'): lambda m: m.stack.append(m.number('<H', 2)),
     ord('G'): lambda m: m.stack.append(m.number('>d', 8)), 0x8a: put_integer,
@@ -116,7 +117,7 @@ values = {0x80: protocol, 0x95: frame, ord('N'): lambda m: m.stack.append(None),
     ord('B'): lambda m: put_bytes(m, m.number('<I', 4)), ord('C'): lambda m: put_bytes(m, m.number('<B', 1)), 0x8e: lambda m: put_bytes(m, m.number('<Q', 8)),
     0x96: lambda m: put_bytes(m, m.number('<Q', 8)), 0x98: lambda m: None}
 
-# %% ../../nbs/00_core/06_pickles.ipynb #c1eb6b57
+# %% ../../nbs/00_core/06_pickles.ipynb #529809d2
 def top(m, kind):
     "The container on top of the stack."
     if not m.stack or type(m.stack[-1]) is not kind: raise m.fail(f'adds to something that is no {kind.__name__}')
@@ -143,12 +144,16 @@ def to_dict(m, items):
     "A dict of keys and values that alternate."
     if len(items) % 2: raise m.fail('holds a key without a value')
     return {key(k): v for k, v in zip(items[::2], items[1::2])}
+
+# %% ../../nbs/00_core/06_pickles.ipynb #9480b5ab
 def append(m):
     "Add one value to a list."
     v = m.pop(); top(m, list).append(v)
 def extend(m):
     "Add a group to a list."
     items = m.pop_mark(); top(m, list).extend(items)
+
+# %% ../../nbs/00_core/06_pickles.ipynb #5ddb20a7
 def set_item(m):
     "Add one entry to a dict."
     v, k = m.pop(), m.pop(); top(m, dict)[key(k)] = v
@@ -163,7 +168,7 @@ containers = {ord('('): mark, ord(']'): begin(list), ord('}'): begin(dict), ord(
     ord('t'): gather(tuple), ord('l'): gather(list), 0x91: lambda m: push(m, frozenset([key(i) for i in m.pop_mark()])), ord('d'): lambda m: push(m, to_dict(m, m.pop_mark())),
     ord('a'): append, ord('e'): extend, ord('s'): set_item, ord('u'): set_items, 0x90: add_items}
 
-# %% ../../nbs/00_core/06_pickles.ipynb #ffa0e94f
+# %% ../../nbs/00_core/06_pickles.ipynb #d52f64f9
 def remember(m, i):
     "Keep the value on top under a number."
     if not m.stack: raise m.fail('remembers a value that is not there')
@@ -186,7 +191,7 @@ def twice(m):
 memory = {ord('q'): lambda m: remember(m, m.number('<B', 1)), ord('r'): lambda m: remember(m, m.number('<I', 4)), 0x94: lambda m: remember(m, len(m.memo)),
     ord('h'): lambda m: recall(m, m.number('<B', 1)), ord('j'): lambda m: recall(m, m.number('<I', 4)), ord('0'): drop, ord('1'): lambda m: m.pop_mark(), ord('2'): twice}
 
-# %% ../../nbs/00_core/06_pickles.ipynb #69067df7
+# %% ../../nbs/00_core/06_pickles.ipynb #95e508a9
 def name_by_line(m):
     "A name that is written in two lines."
     m.stack.append(m.named(f'{m.line()}.{m.line()}'))
@@ -219,6 +224,7 @@ def build(m):
         else: obj.value = (tuple(shape), bool(fortran), raw)
     else: raise m.fail('completes an array twice')
 
+# %% ../../nbs/00_core/06_pickles.ipynb #7e61004c
 def store(m):
     "A store of numbers in a torch file: an entry of the archive."
     pid = m.pop()
@@ -230,7 +236,7 @@ delicate = {ord('c'): name_by_line, 0x93: name_by_stack, ord('R'): call, 0x81: c
 def stop(m): "The end of the pickle."
 instructions = values | containers | memory | delicate | {ord('.'): stop}
 
-# %% ../../nbs/00_core/06_pickles.ipynb #2443795c
+# %% ../../nbs/00_core/06_pickles.ipynb #5a6110ae
 def numbers(source, kind, name, n):
     "The numbers of one entry of a torch archive; those without a numpy type (`bfloat16`) are widened to `float32`."
     if name not in source.stores: raise source.fail(f'has no entry `data/{str(name)[:20]}` for one of its tensors')
@@ -241,7 +247,7 @@ def numbers(source, kind, name, n):
     if name not in source.texts: source.spend(4*n); source.texts[name] = (a.astype('u4') << 16).view('f4')
     return source.texts[name]
 
-# %% ../../nbs/00_core/06_pickles.ipynb #e0cab351
+# %% ../../nbs/00_core/06_pickles.ipynb #926aa0d1
 class Finish:
     "Replaces what is still open in a value, level by level."
     def __init__(self, source): self.s, self.done, self.open = source, {}, set()
@@ -275,7 +281,7 @@ class Finish:
         try: return raw if p.kind == 'bytes' else raw.decode('utf-8', 'surrogatepass') if p.kind == 'text' else raw.decode('utf-8').encode('latin-1')
         except UnicodeError: raise self.s.fail(f'holds a text that is damaged (byte {p.start})') from None
 
-# %% ../../nbs/00_core/06_pickles.ipynb #a3df1997
+# %% ../../nbs/00_core/06_pickles.ipynb #293984c2
 old_torch = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'     # how torch files began before version 1.6
 
 def source_of(
@@ -308,7 +314,7 @@ def open_pickle(
     if kind != 'torch' and m.pos != source.stop: raise source.fail(f'goes on for {source.stop - m.pos} bytes after its end (byte {m.pos})', expected='one pickle was expected.', why='Two files were joined, or one was written over a longer one.')
     return out
 
-# %% ../../nbs/00_core/06_pickles.ipynb #36c35265
+# %% ../../nbs/00_core/06_pickles.ipynb #37c6c58e
 def plain_kinds(value)->str:
     "A short word for what a value is."
     if isinstance(value, np.ndarray): return f'an array of {"x".join(map(str, value.shape)) or "no axes"} {value.dtype}'

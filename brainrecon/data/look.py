@@ -8,14 +8,14 @@ __all__ = ['shown_units', 'side_colours', 'unit_of', 'some_rows', 'mean_of', 'si
            'show_evoked', 'quality', 'fewer', 'show_quality', 'side_tables', 'side_words', 'shared_columns',
            'show_split', 'simulated_side', 'neighbours', 'order_of', 'show_presentation']
 
-# %% ../../nbs/01_data/06_look.ipynb #050dd5ed
+# %% ../../nbs/01_data/06_look.ipynb #f6da9132
 import numpy as np
 import pandas as pd
 from ..core.checks import ChannelError, ReconError, ShapeError, UnknownError, channel_index, known, need
 from ..core.show import Chart, accent, chart, figure_style, ink, palette, right, sensor_info, soft
 from .trials import Sealed, Splits, Trials
 
-# %% ../../nbs/01_data/06_look.ipynb #9ab6795c
+# %% ../../nbs/01_data/06_look.ipynb #06135c8e
 shown_units = {'V': ('µV', 1e6), 'uV': ('µV', 1.), 'µV': ('µV', 1.), 'T': ('fT', 1e15), 'fT': ('fT', 1.), 'T/m': ('fT/cm', 1e13), 'fT/cm': ('fT/cm', 1.),
     'whitened': ('noise s.d.', 1.), 'z': ('s.d.', 1.)}
 
@@ -42,6 +42,7 @@ def mean_of(
     total = sum(np.asarray(trials.x[np.asarray(r)]).sum(0, dtype='float64') for r in np.array_split(rows, -(-len(rows)//256)))
     return total/len(rows)
 
+# %% ../../nbs/01_data/06_look.ipynb #1c898d8f
 def simulated(
     data,   # `Trials`, `Sealed`, or a table
 )->str:     # 'simulated ', or nothing
@@ -62,7 +63,7 @@ def check_trials(
     if time and trials.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time,', 'which this figure needs.', '', 'Use `show_quality` or `show_split`, or draw voxels on the brain.')
     return trials
 
-# %% ../../nbs/01_data/06_look.ipynb #f634467e
+# %% ../../nbs/01_data/06_look.ipynb #c20264d2
 def places(
     names:list,        # channel names
     kind:str='eeg',    # 'eeg' or 'meg'
@@ -96,7 +97,7 @@ def standard_names()->set:
     mne = need('mne', 'meeg'); newer = 'colin27_1005' in mne.channels.get_builtin_montages()
     return {c.lower() for c in mne.channels.make_standard_montage('colin27_1005' if newer else 'standard_1005').ch_names}
 
-# %% ../../nbs/01_data/06_look.ipynb #2f01bac6
+# %% ../../nbs/01_data/06_look.ipynb #56b7347d
 def flat_places(
     info,          # `mne.Info`
     sphere=None,   # x y z radius, from `places`
@@ -121,7 +122,7 @@ def draw_head(
     for side in (-1, 1): ax.plot(side*r*(1 + .06*np.sin(np.linspace(0, np.pi, 20))), .2*np.cos(np.linspace(0, np.pi, 20)), **style)
     most = max(1.16, reach + .1); ax.set(xlim=(-most, most), ylim=(-most, most), aspect='equal'); ax.set_axis_off()
 
-# %% ../../nbs/01_data/06_look.ipynb #3b1dcc4d
+# %% ../../nbs/01_data/06_look.ipynb #cf6f49b3
 def show_channels(
     names:list,        # channels of the recording
     chosen:list=None,  # those in use; all if None
@@ -154,7 +155,7 @@ def shorten(
     "Some names, and how many more there are."
     return ', '.join(map(str, names[:most])) + (f' and {len(names) - most} more' if len(names) > most else '')
 
-# %% ../../nbs/01_data/06_look.ipynb #14b9706c
+# %% ../../nbs/01_data/06_look.ipynb #408f347c
 def group_rows(
     trials:Trials,
     groups,       # a column of the table, or name -> mask or row numbers; None is one group
@@ -173,7 +174,7 @@ def group_rows(
         out[str(name)] = np.intersect1d(g, rows) if len(np.intersect1d(g, rows)) else g[:len(rows)]
     return out
 
-# %% ../../nbs/01_data/06_look.ipynb #a1777735
+# %% ../../nbs/01_data/06_look.ipynb #b6165741
 def draw_maps(
     axes,          # one for each moment
     mean,          # `c t`
@@ -191,7 +192,7 @@ def draw_maps(
         ax.set_title(f'{t*1000:.0f} ms', fontsize=11)
     bar = axes[0].figure.colorbar(im, ax=list(axes), shrink=.8, aspect=10, pad=.02); bar.outline.set_visible(False); bar.set_label(unit)
 
-# %% ../../nbs/01_data/06_look.ipynb #1aa5f1c8
+# %% ../../nbs/01_data/06_look.ipynb #5065d637
 def show_evoked(
     trials:Trials,       # EEG or MEG
     channels:list=None,  # those to draw; all if None
@@ -227,7 +228,7 @@ def show_evoked(
         if gone: fig.supxlabel(f'no place known: {shorten(gone, 5)}', fontsize=10, color='#D55E00')
     return fig
 
-# %% ../../nbs/01_data/06_look.ipynb #1dfdfa8a
+# %% ../../nbs/01_data/06_look.ipynb #a55567c7
 def quality(
     trials:Trials,
     rows:int=2000,    # look at no more trials than this
@@ -248,7 +249,7 @@ def quality(
     return dict(size=log(size), sd=sd, flat=pick(flat), loud=pick(sd > times*typical), faint=pick((sd < typical/times) & ~flat),
         odd=look[trial > times*np.median(trial)].tolist(), rows=look)
 
-# %% ../../nbs/01_data/06_look.ipynb #c8ecdd75
+# %% ../../nbs/01_data/06_look.ipynb #1f6484b6
 def fewer(
     a,      # `n ...`
     k:int,  # rows that have room
@@ -278,7 +279,7 @@ def show_quality(
         fig.supxlabel('; '.join(words) or 'nothing stands out', fontsize=10, color='#D55E00' if words else right)
     return fig
 
-# %% ../../nbs/01_data/06_look.ipynb #a155263d
+# %% ../../nbs/01_data/06_look.ipynb #da1981ef
 side_colours = dict(train=accent, valid='#E69F00', test=right)
 
 def side_tables(
@@ -297,7 +298,7 @@ def side_tables(
         out[str(name)] = pd.DataFrame(dict(picture=t.picture.astype(str), concept=t.concept.astype(str), subject=subject, n=t['n_averaged'] if 'n_averaged' in t else 1))
     return out
 
-# %% ../../nbs/01_data/06_look.ipynb #b5a94dcb
+# %% ../../nbs/01_data/06_look.ipynb #571db3c6
 def side_words(
     t:pd.DataFrame, # one of `side_tables`
 )->str:
@@ -314,7 +315,7 @@ def shared_columns(
     seen = pd.concat([pd.Series(t[by].unique()) for t in tables.values()]).value_counts()
     return sorted(seen.index[seen > 1])
 
-# %% ../../nbs/01_data/06_look.ipynb #4dd225fd
+# %% ../../nbs/01_data/06_look.ipynb #eaeb5eda
 def show_split(
     splits,        # `Splits`, or a dict: name of a side -> `Trials`, sealed test set or table
     by:str=None,   # one column for each 'concept' or 'picture'; what the split was made by if not said
@@ -348,7 +349,7 @@ def simulated_side(
     parts = [splits.train] if isinstance(splits, Splits) else list(splits.values())
     return 'simulated' if any(simulated(p) for p in parts) else None
 
-# %% ../../nbs/01_data/06_look.ipynb #1d48ce5f
+# %% ../../nbs/01_data/06_look.ipynb #09b9fff8
 def neighbours(
     labels,     # the category of every trial, in the order of presentation
 )->tuple:       # share of trials followed by the same category, the share in a random order
@@ -368,7 +369,7 @@ def order_of(
     stacked = neighbours(t['picture'])[0] >= .9*(most := 1 - t['picture'].nunique()/len(t)) and most > .3 if 'picture' in t else False
     return dict(same=same, chance=chance, verdict='file' if stacked else 'block' if same > max(3*chance, chance + .1) else 'mixed', table=t)
 
-# %% ../../nbs/01_data/06_look.ipynb #16e0669d
+# %% ../../nbs/01_data/06_look.ipynb #75542023
 def show_presentation(
     trials,             # `Trials` of one person, a sealed test set, or their table
     by:str='concept',   # column with the category

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrialsWriter', 'shorten', 'fingerprint', 'pieces', 'write_kept', 'kept']
 
-# %% ../../nbs/01_data/00a_stored.ipynb #9fc5e047
+# %% ../../nbs/01_data/00a_stored.ipynb #bd4ef077
 import hashlib, json, os, shutil
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.checks import CheckpointError, FolderError, ShapeError, check_finite
 from ..core.files import load_json, plain, save_json
 from .trials import Trials, kinds, load_trials, write_head
 
-# %% ../../nbs/01_data/00a_stored.ipynb #9881a11c
+# %% ../../nbs/01_data/00a_stored.ipynb #5f878487
 class TrialsWriter:
     "A batch of trials that is written part by part; a second writer with the same `key` goes on where the first one was killed."
     def __init__(self,
@@ -41,7 +41,7 @@ class TrialsWriter:
         self.head = plain(dict(kind=kind, names=[str(c) for c in names], sfreq=sfreq, tmin=tmin, shape=shape, dtype=str(np.dtype(dtype)), key=key))
         self.parts = self.resume()
 
-# %% ../../nbs/01_data/00a_stored.ipynb #a7ed8af3
+# %% ../../nbs/01_data/00a_stored.ipynb #a5933799
 @patch
 def resume(self:TrialsWriter)->list:
     "The parts that an earlier writer finished; none if there was none or it wrote something else."
@@ -62,7 +62,7 @@ def rows(self:TrialsWriter)->int:
     "Rows that are whole."
     return sum(p['rows'] for p in self.parts)
 
-# %% ../../nbs/01_data/00a_stored.ipynb #57e60c85
+# %% ../../nbs/01_data/00a_stored.ipynb #c907cd48
 @patch
 def put(self:TrialsWriter,
     name:str,   # of the part; each is written once
@@ -81,7 +81,7 @@ def put(self:TrialsWriter,
     save_json(self.at/f'table-{len(self.parts)}.json', {c: table[c].tolist() for c in table})
     self.parts.append(dict(name=name, rows=end - start)); save_json(self.at/'parts.json', dict(head=self.head, parts=self.parts))
 
-# %% ../../nbs/01_data/00a_stored.ipynb #ad393fce
+# %% ../../nbs/01_data/00a_stored.ipynb #61e9b6bb
 @patch
 def finish(self:TrialsWriter,
     provenance:dict=None, # where it came from and what was done
@@ -109,7 +109,7 @@ def __enter__(self:TrialsWriter): return self
 @patch
 def __exit__(self:TrialsWriter, *error): self.close()
 
-# %% ../../nbs/01_data/00a_stored.ipynb #c8cfe64f
+# %% ../../nbs/01_data/00a_stored.ipynb #8313b55c
 def shorten(
     path,   # an .npy file
     n:int,  # rows to keep
@@ -123,7 +123,7 @@ def shorten(
         head = head[:at] + new + head[at+len(old):-1]
         f.seek(0); f.write(head + b' '*(size - 1 - len(head)) + b'\n'); f.truncate(size + n*int(np.prod(shape[1:]))*kind.itemsize)
 
-# %% ../../nbs/01_data/00a_stored.ipynb #f0f5d48f
+# %% ../../nbs/01_data/00a_stored.ipynb #a0738da7
 def fingerprint(
     trials:Trials,
 )->str:             # 16 letters
@@ -133,21 +133,22 @@ def fingerprint(
     for i in np.unique(np.linspace(0, len(trials) - 1, 64).astype(int)): h.update(np.ascontiguousarray(trials.x[i]).tobytes())
     return h.hexdigest()[:16]
 
-# %% ../../nbs/01_data/00a_stored.ipynb #1f28cf77
+# %% ../../nbs/01_data/00a_stored.ipynb #557d5b86
 def pieces(
     trials:Trials,
     average:bool,       # rows of one subject and picture stay together
     size:int=2**26,     # bytes of a piece, about
+    rows=None,          # row numbers or a mask; all if None
 )->list:                # row numbers of each piece
     "Cut the rows into pieces that fit into memory."
-    room = max(1, size//max(1, trials.x[:1].nbytes))
-    if not average: return [np.arange(i, min(i + room, len(trials))) for i in range(0, len(trials), room)]
-    groups = sorted(trials.table.groupby(['subject', 'picture'], sort=False).indices.values(), key=lambda i: i[0])
+    room = max(1, size//max(1, trials.x[:1].nbytes)); at = np.arange(len(trials)) if rows is None else np.arange(len(trials))[rows]
+    if not average: return [at[i:i+room] for i in range(0, len(at), room)]
+    groups = [at[g] for g in sorted(trials.table.iloc[at].groupby(['subject', 'picture'], sort=False).indices.values(), key=lambda i: i[0])]
     which = np.cumsum([0, *map(len, groups[:-1])])//room        # the piece that a group begins in
     cuts = [*np.flatnonzero(np.diff(which, prepend=-1)), len(groups)]
     return [np.concatenate(groups[i:j]) for i, j in zip(cuts, cuts[1:])]
 
-# %% ../../nbs/01_data/00a_stored.ipynb #552610f4
+# %% ../../nbs/01_data/00a_stored.ipynb #42166b09
 def write_kept(
     path:Path, trials:Trials,
     derive,        # Trials -> Trials
@@ -155,21 +156,22 @@ def write_kept(
     average:bool, key:dict,
 ):
     "Derive the trials piece by piece into this folder."
-    first = derive(trials[:1]); t = None if first.kind == 'fmri' else first.x.shape[-1]
-    n = trials.table.groupby(['subject', 'picture'], sort=False).ngroups if average else len(trials)
+    first = derive(trials[todo[0][:1]]); t = None if first.kind == 'fmri' else first.x.shape[-1]
+    at = np.concatenate(todo); n = trials.table.iloc[at].groupby(['subject', 'picture'], sort=False).ngroups if average else len(at)
     with TrialsWriter(path, n, first.names, first.kind, first.sfreq, first.tmin, t, str(first.x.dtype), key) as w:
         for i, idx in enumerate(todo):
             if str(i) not in w.done: part = derive(trials[idx]); w.put(str(i), part.x, part.table)
-        steps = [f'{k}: {v}' for k, v in key.items() if k != 'of' and v not in (None, False)]
+        steps = [f'{k}: {v}' for k, v in key.items() if k not in ('of', 'rows') and v not in (None, False)]
         w.finish({**trials.provenance, 'steps': [*trials.provenance.get('steps', []), *steps]})
 
-# %% ../../nbs/01_data/00a_stored.ipynb #157bc8e3
+# %% ../../nbs/01_data/00a_stored.ipynb #4e7ca435
 def kept(
     trials:Trials,
     *, average:bool=False, # one row for each subject and picture
     pick:list=None,        # channels or voxels, in this order
     sfreq:float=None,      # samples per second
     window:tuple=None,     # seconds, the second not included
+    rows=None,             # row numbers or a mask; all if None
     at=None,               # where it is kept; the cache folder if None
     size:int=2**26,        # bytes handled at a time, about
 )->Trials:                 # memory-mapped
@@ -181,10 +183,12 @@ def kept(
         if sfreq is not None: part = part.resample(sfreq)
         return part if window is None else part.window(*window)
     at = folder('cache', 'derived') if at is None else writable(at)
-    mark = fingerprint(trials); name = hashlib.sha256(json.dumps([mark, asked]).encode()).hexdigest()[:16]
+    mark = fingerprint(trials)
+    if rows is not None: asked['rows'] = hashlib.sha256(np.arange(len(trials))[rows].tobytes()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([mark, asked]).encode()).hexdigest()[:16]
     path = at/f'{trials.kind}-{name}'
     with FileLock(str(at/f'.{path.name}.lock')):        # a second process waits, and then finds it
-        if not path.exists(): write_kept(path, trials, derive, pieces(trials, average, size), average, dict(of=mark, **asked))
+        if not path.exists(): write_kept(path, trials, derive, pieces(trials, average, size, rows), average, dict(of=mark, **asked))
     out = load_trials(path)
     if out.provenance.get('key', {}).get('of') != mark: raise CheckpointError(f'{path.name!r} was derived from other trials;', f"the fingerprint {mark} was expected.", '', 'Delete the folder and make it again.')
     return out

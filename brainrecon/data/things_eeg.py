@@ -298,6 +298,7 @@ def fit_preset(
     if p.first < trials.tmin - 1e-6 or end > trials.times[-1] + 1.001/trials.sfreq: raise ShapeError(f'{file} runs from {trials.tmin:g} to {trials.times[-1]:g} s,', f'the recipe {p.name!r} takes {p.first:g} to {end:g} s.', 'It was cut shorter.', do)
     return dict(channels=list(p.channels), window=(p.first, end))
 
+# %% ../../nbs/01_data/10_things_eeg.ipynb #7e2d75d2
 def load_things_eeg(
     root=None,           # the data set; the data folder of this library if None
     subject:int=1,       # 1 to 10

@@ -106,6 +106,7 @@ def write_meg_pt(
         torch.save({key: x[rows].reshape(n, -1, *x.shape[1:]), 'img': img}, at/f'{split}.pt', pickle_protocol=5)
     (at.parent/marker).write_text('Simulated signals over drawings.\n', encoding='utf-8')
 
+# %% ../../nbs/01_data/11a_things_meg_tree.ipynb #eea3d9b8
 def write_meg_images(
     root:Path, pictures:Pictures, t, size:int=64,
 ):

@@ -163,6 +163,7 @@ def check_sides(
         'Restore the folders of the release: `brainrecon data plan things-eeg2`.', shared=both)
     return tables
 
+# %% ../../nbs/01_data/08_things_pictures.ipynb #e46e558d
 def check_root(
     root,         # a folder
     what:str='things-eeg2', # name of the data set, for the command in the message
