@@ -188,6 +188,7 @@ def hold(self:Shelf, log='auto'):
     try: yield
     finally: lock.release()
 
+# %% ../../nbs/00_core/04c_shelf.ipynb #a0d8ab8d
 @patch
 def fill(self:Shelf,
     names:list,          # arrays that shall be there
@@ -212,6 +213,7 @@ def fill(self:Shelf,
         self.make_rows(grow, make, batch, Count(what or self.label, self.n, unit, min((g.done for g in grow), default=self.n), log))
     return {k: self[k] for k in names}
 
+# %% ../../nbs/00_core/04c_shelf.ipynb #f1e4b748
 @patch
 def drop_damaged(self:Shelf, names):
     "Break the seals of damaged arrays, so that they are made again."
@@ -232,6 +234,7 @@ def make_rows(self:Shelf, grow, make, batch, count):
         for g in grow: g.finish()
     finally: count.close()
 
+# %% ../../nbs/00_core/04c_shelf.ipynb #ea6604bc
 @patch
 def other(self:Shelf)->bool:
     "Whether the folder was made from another description."
