@@ -56,6 +56,23 @@ def test_manners(path):
     assert not mute, f'no docstring: {mute}'
 
 
+FREE = {'jobs/loading.py'}    # measures the published way, on a file that it wrote a moment before
+
+
+@pytest.mark.parametrize('path', MODULES, ids=IDS)
+def test_nothing_is_unpickled_freely(path):
+    "No free unpickling: what others made is read by `core.readers`."
+    bad = []
+    for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if not isinstance(n, ast.Call): continue
+        called = ast.unparse(n.func); how = {k.arg: ast.unparse(k.value) for k in n.keywords}
+        loads = called.rsplit('.', 1)[-1] in ('load', 'loads', 'load_state_dict_from_url', 'read_pickle', 'Unpickler')
+        if called.endswith(('pickle.load', 'pickle.loads', 'Unpickler', 'read_pickle', 'joblib.load')): bad.append(f'line {n.lineno}: {called}')
+        if loads and how.get('allow_pickle', 'False') != 'False': bad.append(f'line {n.lineno}: {called} with allow_pickle')
+        if called == 'torch.load' and how.get('weights_only') != 'True': bad.append(f'line {n.lineno}: {called} without weights_only=True')
+    assert not bad or path.relative_to(LIB).as_posix() in FREE, bad
+
+
 def test_every_module_has_its_notebook():
     "A module comes from exactly one notebook, whose folder has its name."
     made = {}
