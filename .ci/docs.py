@@ -102,7 +102,9 @@ def exported(sym):
     if not (inspect.isclass(sym) and dataclasses.is_dataclass(sym) and sym.__module__ == '__main__'): return sym
     for path in sorted(Path('brainrecon').rglob('*.py')):
         if re.search(rf'(?m)^class {sym.__name__}\b', path.read_text(encoding='utf-8')):
-            return getattr(importlib.import_module('.'.join(path.with_suffix('').parts)), sym.__name__, sym)
+            found = getattr(importlib.import_module('.'.join(path.with_suffix('').parts)), sym.__name__, sym)
+            names = lambda c: [f.name for f in dataclasses.fields(c)] if dataclasses.is_dataclass(c) else None
+            if names(found) == names(sym): return found      # two pages may each have a class of this name
     return sym
 
 

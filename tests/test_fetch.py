@@ -70,7 +70,8 @@ BADLY = dict(
     teapot=(Act(status=418, body=b'no'), {}, ('418',), 0), always_busy=(busy(503), {}, ('503', 'busy', '5 attempts in vain'), 0), error=(busy(500), {}, ('500', 'in vain'), 0), wait_an_hour=(busy(429, 3600), {}, ('429', 'asks to wait 3600 s'), 0),
     never_further=(cut(100_000, ranges=False), {}, ('broke off after 100,000 of 300,000', 'in vain'), 100_000), never_begins=(cut(0), {}, ('broke off after 0 of 300,000',), 0), no_length=(Act(headers={'Content-Length': None}), {}, ('does not say how long',), 0),
     packed=(Act(headers={'Content-Encoding': 'gzip'}), {}, ('packed',), 0), chunked_broken_no_ranges=(cut(100_000, chunked=True, ranges=False), {}, ('broke off after 100,000',), 100_000), other_mark=(Act(), dict(etag='"seven"'), ('changed the file since it was listed',), 0),
-    loop=(to('f.bin'), {}, ('302',), 0), to_a_file=(to('file:///etc/passwd'), {}, ('f.bin',), 0), to_ftp=(to('ftp://127.0.0.1/x'), {}, ('ftp',), 0), to_nowhere=(Act(status=302, body=b''), {}, ('302',), 0),
+    loop=(to('f.bin'), {}, ('302', 'in a circle'), 0), to_no_address=(to('http://[::1'), {}, ('cannot be read',), 0), to_a_long_name=(to(f'http://{"a"*300}.org/x'), {}, ('cannot be read',), 0), odd_wait=(busy(503, '\xb2'), {}, ('503', 'in vain'), 0), endless_wait=(busy(503, '9'*5000), {}, ('503', 'in vain'), 0),
+    endless_length=(Act(headers={'Content-Length': '9'*5000}), {}, ('does not say how long',), 0), to_a_file=(to('file:///etc/passwd'), {}, ('f.bin',), 0), to_ftp=(to('ftp://127.0.0.1/x'), {}, ('ftp',), 0), to_nowhere=(Act(status=302, body=b''), {}, ('302',), 0),
 )
 
 @pytest.mark.parametrize('case', BADLY)
@@ -341,3 +342,39 @@ def test_listing_answers(site):
     with pytest.raises(FetchError) as e: ask(site.put('list', b'x'*100), most=10)
     parts(e, 'more than 10 bytes')
     with pytest.raises(FetchError): ask(site.url('nothing'))
+
+
+def test_two_lengths(tmp_path):
+    "An answer that contradicts itself is not cut at the first length."
+    import socket, threading
+    with socket.create_server(('127.0.0.1', 0)) as s:
+        def serve():
+            c, _ = s.accept(); c.recv(4096); c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nContent-Length: 300000\r\n\r\n' + BODY); c.close()
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(FetchError, match='two different lengths'): get(f'http://127.0.0.1:{s.getsockname()[1]}/f', tmp_path/'sub-01'/'f.bin')
+    refused(tmp_path/'sub-01'/'f.bin')
+
+
+def test_disk_that_fills_up_on_the_way(site, tmp_path, monkeypatch):
+    "No error of the system, and what came is kept."
+    class Full:
+        def __init__(self, f): self.f, self.n = f, 0
+        def __enter__(self): return self
+        def __exit__(self, *why): self.f.close()
+        def __getattr__(self, name): return getattr(self.f, name)
+        def write(self, data):
+            self.n += len(data)
+            if self.n > 100_000: raise OSError(28, 'No space left on device')
+            return self.f.write(data)
+    import brainrecon.core.fetch as module
+    monkeypatch.setattr(module, 'open', lambda path, mode='r': Full(open(path, mode)) if str(path).endswith('.part') and mode in ('ab', 'wb') else open(path, mode), raising=False)
+    path = tmp_path/'sub-01'/'f.bin'; url = site.put('f.bin', BODY, always=Act(piece=10_000, slow=.001))
+    with pytest.raises(FolderError, match='No space left') as e: get(url, path)
+    parts(e, 'f.bin', 'make room'); assert not path.exists() and beside(path)[0].stat().st_size > 0
+    monkeypatch.undo(); get(url, path); whole(path)
+
+
+@pytest.mark.parametrize('name', ['x'*300, 'a/'*2000 + 'b', 'a\ud800', 'y'*250 + '/z'])
+def test_names_that_no_disk_takes(name, tmp_path):
+    with pytest.raises(UnsafeError) as e: inside(tmp_path, name)
+    assert len(str(e.value)) < 1500

@@ -86,6 +86,25 @@ def metrics(t, meta):
     assert abs(p/s['binomial_p_top1_at_chance'] - 1) < 1e-6
     check_leakage(t, want['leakage'])
     check_contrast(t, want['contrastive'])
+    check_ceiling(t, want['noise_ceiling'])
+
+def check_ceiling(t, want):
+    "Noise ceilings in both forms, for one and for all repetitions, equal and unequal; split halves; scores in units of the ceiling."
+    from brainrecon.metrics.reliability import noise_ceiling, normalised, spearman_brown, split_half
+    x = t['reps'].astype('float64'); n = x.shape[1]; every = noise_ceiling(x, n); number = lambda k: np.array([np.nan if v is None else v for v in want[k]], float)
+    close(every['ncsnr'], want['ncsnr_nsd_zscored'], 1e-6, 'ncsnr'); close(noise_ceiling(x, form='anova')['ncsnr'], want['ncsnr_anova_unbiased'], 1e-6, 'ncsnr, analysis of variance')
+    close(every['percent'], want['nc_percent_n3'], 1e-6, 'ceiling of the average'); close(every['r'], want['nc_r_units_n3'], 1e-6, 'ceiling as a correlation')
+    one = noise_ceiling(x, 1)['percent']; close(one, want['nc_percent_n1'], 1e-6, 'ceiling of one trial'); close(one.mean(), want['mean_nc_percent_n1'], 1e-6, 'mean ceiling of one trial')
+    counts = np.repeat([3, 2, 1], want['nc_percent_unequal_repeats_counts_3_2_1'])
+    close(noise_ceiling(x, counts)['percent'], want['nc_percent_unequal'], 1e-6, 'ceiling of unequal repetitions')
+    close(spearman_brown(want['split_half_r_first_two_reps'], 3), want['spearman_brown_to_3'], 1e-6, 'Spearman-Brown')
+    half = split_half(x[:, :2], 200, n=3); off = np.abs(half['half'] - want['split_half_r_first_two_reps'])     # theirs is one halving, ours a mean of many
+    assert (off < 5*half['sd_of_halvings'] + 1e-6).all(), f'split halves: {off.max():.3f} apart'
+    a, b = (v - v.mean(0) for v in (t['reps_prediction'].astype('float64'), x.mean(1))); r = (a*b).sum(0)/np.sqrt((a**2).sum(0)*(b**2).sum(0))
+    for power, k in ((1, 'normalised_r_over_sqrt_nc'), (2, 'normalised_r2_over_nc')):
+        got, w = normalised(r, every['percent'], at_least=0)['values']**power, number(k)
+        assert (np.isnan(got) == np.isnan(w)).all(), k
+        close(got[~np.isnan(w)], w[~np.isnan(w)], 1e-6, k)
 
 def check_contrast(t, want):
     "The symmetric contrastive loss at every temperature that the file names; rows are used as stored."

@@ -6,7 +6,7 @@ from brainrecon.core.checks import FolderError, ParameterError, UnknownError
 from brainrecon.core.files import load_json
 from brainrecon.jobs.cli import main
 from brainrecon.jobs.doctor import check_device, doctor, print_doctor
-from brainrecon.jobs.parameters import load_recipe, read_job, resolve
+from brainrecon.jobs.parameters import find_job, load_recipe, read_job, resolve
 from brainrecon.jobs.run import RunFailed, locked, run_job
 
 root = Path(__file__).parent.parent
@@ -227,3 +227,10 @@ def test_recipes(path):
     from brainrecon.jobs.parameters import find_job, read_yaml
     at = root/'nbs'/'08_jobs'; found = read_yaml(path); job = find_job(found['job'], at)
     assert found.get('about') and resolve(job, path.stem, at=at) and load_recipe(path.stem, job, at)
+
+
+def test_folders_are_those_of_the_caller(tmp_path, monkeypatch):
+    "A job works in its run folder; a relative `root` is meant from where the command was typed."
+    monkeypatch.chdir(tmp_path); job = find_job('retrieval/01_decode')
+    got = resolve(job, None, dict(root='my data', pictures=''))
+    assert got['root'].value == str(tmp_path/'my data') and got['pictures'].value == '' and resolve(job)['root'].value == ''

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from brainrecon.core.checks import ChannelError, ShapeError
 from brainrecon.core.files import load_json
-from brainrecon.data.look import mean_of, order_of, places, quality, show_channels, show_evoked, show_presentation, show_quality, show_split, some_rows
+from brainrecon.data.look import flat_places, mean_of, order_of, places, quality, show_channels, show_evoked, show_presentation, show_quality, show_split, some_rows
 from brainrecon.data.pictures import load_pictures
 from brainrecon.data.simulated_fmri import simulate_fmri
 from brainrecon.data.simulated_meeg import simulate_eeg, simulate_meg
@@ -74,6 +74,9 @@ def test_a_real_helmet():
     t = Trials(data.data[None].astype('float32'), names, pd.DataFrame(dict(picture=['tone'], concept=['tone'])), 'meg', evoked.info['sfreq'], evoked.tmin, dict(unit='T', recording='mne'))
     assert '100 ms' in words(show_evoked(t, at=(.1,), info=evoked.info)) and f'{len(names)} channels' in words(show_channels(names, kind='meg', info=evoked.info))
     at, info, sphere, gone = places(names, 'meg', evoked.info); assert at == names and not gone and sphere is None
+    head = next(ax for ax in show_evoked(t, at=(.1,), info=evoked.info).axes if ax.get_title() == '100 ms')         # the outline is as wide as the helmet
+    wide = max(np.ptp(line.get_xdata()) for line in head.lines if len(line.get_xdata()) > 20)
+    assert .8 < wide/np.ptp(flat_places(info)[:, 0]*.095) < 1.25
 
 
 def test_split_counts_overlap_and_opens_nothing(eeg):
@@ -85,6 +88,8 @@ def test_split_counts_overlap_and_opens_nothing(eeg):
     assert '6 repetitions = 120 trials' in words(show_split(dict(train=eeg.average())))           # an average carries its count
     two = pd.DataFrame(dict(concept=list('aabb'), picture=['a1', 'a2', 'b1', 'b2'])); by_picture = words(show_split(dict(train=two[::2], test=two[1::2]), by='picture'))
     assert 'on two sides: 2 concepts, 0 pictures' in by_picture and 'picture 1' in by_picture
+    bare = words(show_split(dict(train=two[:3].assign(concept=two.picture), test=two[3:].assign(concept=two.picture)), by='picture'))
+    assert 'train: 3 pictures × 1 repetition = 3 trials' in bare and 'test: 1 picture × 1 repetition = 1 trial' in bare and 'on two sides: 0 pictures' in bare and 'concept' not in bare
 
 
 def test_quality_names_faults_and_nothing_else(eeg, pictures):

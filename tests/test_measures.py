@@ -253,3 +253,13 @@ def test_similarity_over_time_finds_its_own_answer(pictures, eeg):
     late = (brain.times > .15) & (brain.times < .25); truth = rdm(brain.evoked(pictures)[at][:, :, late].reshape(30, -1), 'euclidean')
     c = rsa_over_time(eeg, dict(truth=truth), permutations=100)['truth']; assert c.p[c.times < 0].min() > .05 and c.p[late].min() < .05 and c.score[late].max() > .3 and late[c.score.argmax()]
     with pytest.raises(ShapeError, match='conditions'): rsa_over_time(eeg, dict(a=truth[:9, :9]))
+
+
+def test_the_ceiling_does_not_depend_on_the_order_of_people():
+    "Mean ranks are often equal; rounding noise must not order them."
+    from scipy.stats import rankdata, spearmanr
+    g = np.random.default_rng(3); x = g.normal(size=(12, 30)); tables = [rdm(x + g.normal(size=x.shape)) for _ in range(6)]; i, j = np.triu_indices(12, 1)
+    ranks = rankdata([t[i, j] for t in tables], axis=1); c = rsa_ceiling(tables); back = rsa_ceiling(tables[::-1])
+    assert abs(c['lower'] - back['lower']) < 1e-12 and abs(c['upper'] - back['upper']) < 1e-12
+    assert abs(c['upper'] - np.mean([spearmanr(r, ranks.sum(0))[0] for r in ranks])) < 1e-12
+    assert abs(c['lower'] - np.mean([spearmanr(ranks[s], np.delete(ranks, s, 0).sum(0))[0] for s in range(6)])) < 1e-12

@@ -150,7 +150,26 @@ def test_deep_and_circular(tmp_path):
     with pytest.raises(FileError, match='nested'): open_pickle(p)
     laughs = ['ha']
     for _ in range(50): laughs = [laughs]*10
-    got = open_pickle(written(dict(x=laughs), '4', p)); assert got['x'][0] is got['x'][9]
+    with pytest.raises(FileError, match='unfolds into more than'): open_pickle(written(dict(x=laughs), '4', p))      # `np.asarray` would never end
+    shared = ['O1', 'Oz']; got = open_pickle(written(dict(x=[shared]*10), '4', p)); assert got['x'][0] is got['x'][9]
+
+def test_widened_tensor(tmp_path):
+    torch.save(dict(x=torch.arange(3.).expand(4, 3)), tmp_path/'e.pt')
+    with pytest.raises(FileError, match='repeats its 3 numbers'): read_dict(tmp_path/'e.pt')
+
+def test_small_files_that_ask_for_much(tmp_path):
+    "Nested tuples that would never be written out or compared, numbers without a size, keys that all collide, a heap of empty sets."
+    p, text = tmp_path/'h.pkl', lambda s: b'X' + struct.pack('<I', len(s)) + s
+    nested = text(b'a') + b'2\x86'*45; kind = lambda c: b'cnumpy\ndtype\n' + text(c) + b'\x89\x88\x87R(K\x03' + text(b'|') + b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
+    array = lambda shape, c, raw: b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01' + shape + kind(c) + b'\x89' + raw + b'tb'
+    number = b'cnumpy.core.multiarray\nscalar\n' + kind(b'c16') + b'C\x10' + bytes(16) + b'\x86R'; many = b'\x8a\x05' + (2**33).to_bytes(5, 'little') + b'\x85'
+    for body in (b'cnumpy\ndtype\n' + nested + b'\x85R', b'c_codecs\nencode\n' + text(b'a') + nested + b'\x86R', array(nested, b'O', b'N'), nested, array(many, b'S0', b'C\x00'), array(many, b'U0', b'C\x00'), b'}' + number + b'Ns', b'(' + b'\x8f'*300_000 + b'l'):
+        p.write_bytes(b'\x80\x04}' + text(b'x') + body + b's.')
+        with pytest.raises(FileError): open_pickle(p)
+    with zipfile.ZipFile(tmp_path/'h.pt', 'w') as z: z.writestr('a/data.pkl', b'\x80\x02}' + text(b'x') + b'(' + text(b'storage') + b'ctorch\nFloatStorage\n' + nested + text(b'cpu') + b'K\x04tQs.'); z.writestr('a/data/0', bytes(16))
+    with pytest.raises(FileError): open_pickle(tmp_path/'h.pt')
+    head = b"{'descr': '|S0', 'fortran_order': False, 'shape': (8589934592,), }".ljust(117) + b'\n'; (tmp_path/'h.npy').write_bytes(b'\x93NUMPY\x01\x00' + struct.pack('<H', len(head)) + head)
+    with pytest.raises(FileError, match='without a size'): read_npy(tmp_path/'h.npy')
 
 
 # ---- broken files

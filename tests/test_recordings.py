@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from brainrecon.core.checks import LeakError
+from brainrecon.core.checks import FileError, LeakError, ParameterError, ShapeError
 from brainrecon.data.pictures import load_pictures
 from brainrecon.data.recordings import from_bids, from_mne
 from brainrecon.data.recordings_fmri import from_nifti, in_units, labels_to_events, single_trials, split_runs, to_volume
@@ -97,6 +97,39 @@ def test_bad_stretches_and_gaps_keep_rows_in_step(pictures):
     assert len(a) == len(b) == len(sim) - 1 and np.array_equal(a.x, b.x) and (a.pictures == b.pictures).all()
     lookup = dict(zip(sim.pictures, sim.x))
     for p, v in zip(a.pictures, a.x): assert np.allclose(v, lookup[p.removeprefix('pictures/').removesuffix('.webp')], atol=1e-9)
+
+
+def test_epochs_that_are_not_loaded_yet(pictures):
+    "mne decides on rejection when it loads; metadata keep in step, whatever their index."
+    sim = simulate_eeg(pictures, reps=1, sfreq=200., tmin=-.2, tmax=.8); x, events = lay_out(sim); raw = mne.io.RawArray(x, mne.create_info(sim.names, 200., 'eeg'), verbose='error'); events = events[events.stim_file.str.contains('/', na=False)]
+    raw.set_annotations(mne.Annotations([events.onset.iloc[6]], [.1], ['BAD_blink'])); at = np.stack([np.round(events.onset*200).astype(int), np.zeros(len(events), int), np.ones(len(events), int)], 1)
+    ep = mne.Epochs(raw, at, 1, -.2, .795, None, metadata=events.set_index(np.arange(50, 50 + len(events))), preload=False, verbose='error')
+    t = from_mne(ep, 'stim_file'); assert not ep.preload and len(t) == len(sim) - 1 and np.allclose(t.x, ep.get_data(copy=True), atol=1e-12) and t.pictures.tolist() == ep.metadata.stim_file.tolist()
+
+
+def test_other_events_may_stand_anywhere(pictures):
+    "A response at the moment of a picture, a note without a time, an end beyond the file: none of them is a trial."
+    sim = simulate_eeg(pictures, reps=1, sfreq=200., tmin=-.2, tmax=.8); x, events = lay_out(sim); raw = mne.io.RawArray(x, mne.create_info(sim.names, 200., 'eeg'), verbose='error')
+    a = from_mne(raw, 'stim_file', table=events, tmax=.8); more = pd.DataFrame(dict(onset=[events.onset.iloc[0], np.nan, 1e6], stim_file='n/a'))
+    b = from_mne(raw, 'stim_file', table=pd.concat([events, more], ignore_index=True), tmax=.8); assert np.array_equal(a.x, b.x) and (a.pictures == b.pictures).all()
+    with pytest.raises(ShapeError, match='two events'): from_mne(raw, 'stim_file', table=pd.concat([events, events[events.stim_file.str.contains('/', na=False)].iloc[:1]], ignore_index=True), tmax=.8)
+    for band in ((1, 400), (40, 1), (1, 30, 2)):
+        with pytest.raises(ParameterError, match='band'): from_mne(raw, 'stim_file', table=events, tmax=.8, band=band)
+    with pytest.raises(ShapeError, match='window'): from_mne(raw, 'stim_file', table=events, tmin=0, tmax=.001, baseline=None)
+
+
+def test_tables_of_a_scan(tmp_path):
+    "Names keep their zeros; durations in milliseconds, tables that are none, and masks without a 0 do not pass for something else."
+    gen = np.random.default_rng(0); mask = np.zeros((3, 3, 2), 'i2'); mask[1:] = 1; img = nib.Nifti1Image(gen.normal(1000, 20, (3, 3, 2, 60)).astype('f4'), np.eye(4)); img.header.set_zooms((1, 1, 1, 2))
+    ev = pd.DataFrame(dict(onset=np.arange(4, 100, 12.), duration=2., stim_file=[f'{i:03d}' for i in range(8)], concept=['a', 'b']*4)); ev.to_csv(tmp_path/'e.tsv', sep='\t', index=False)
+    one = nib.Nifti1Image(mask, np.eye(4)); t = from_nifti(img, one, tmp_path/'e.tsv'); assert t.pictures.tolist() == ev.stim_file.tolist() and np.array_equal(t.x, from_nifti(img, one, ev).x)
+    assert np.array_equal(from_nifti(img, nib.Nifti1Image(mask*2 - 1, np.eye(4)), ev).x, t.x)
+    for wrong in (-1., 2000.):
+        with pytest.raises(ShapeError, match='lasts'): from_nifti(img, one, ev.assign(duration=wrong))
+    (tmp_path/'bad.tsv').write_bytes(b'\xff\xfe\x00'*9); (tmp_path/'none.tsv').write_text('')
+    for name in ('bad.tsv', 'none.tsv', 'gone.tsv'):
+        for how in (dict(events=tmp_path/name), dict(events=ev, confounds=tmp_path/name), dict(labels=tmp_path/name, glm=False, delay=0)):
+            with pytest.raises(FileError, match=name): from_nifti(img, one, **how)
 
 
 def test_bad_channels_are_dropped_or_interpolated(pictures):

@@ -86,7 +86,8 @@ def test_listings(web):
     assert {f.name: f.md5 for f in list_figshare('18470912', base=web.base)} == {k: hashlib.md5(v).hexdigest() for k, v in RAW.items()}
 
 
-BAD = dict(not_json=b'<html>sign in</html>', number=b'7', empty=b'', text=b'"x"', null=b'null', entries_without_address=b'{"data": [{"attributes": {"name": "x", "kind": "file"}}]}', entries_of_nothing=b'[{"name": "x"}]', wrong_xml=b'<a><b></a>', bomb=b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>', other_xml=b'<Error/>', onward=b'{"data": [], "links": {"next": "https://elsewhere.org/x"}}')
+BAD = dict(not_json=b'<html>sign in</html>', number=b'7', empty=b'', text=b'"x"', null=b'null', entries_without_address=b'{"data": [{"attributes": {"name": "x", "kind": "file"}}]}', entries_of_nothing=b'[{"name": "x"}]', wrong_xml=b'<a><b></a>', bomb=b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>', other_xml=b'<Error/>', onward=b'{"data": [], "links": {"next": "https://elsewhere.org/x"}}',
+    deep=b'['*200_000, no_address=b'{"data": [], "links": {"next": "http://[::1"}}', half_a_letter=b'[{"type": "file", "path": "a\\ud800", "size": 3}]', odd_extra=b'{"data": [{"attributes": {"name": "x", "kind": "file", "extra": [1]}, "links": {"download": "x"}}]}')
 
 @pytest.mark.parametrize('kind', listings.listers)
 @pytest.mark.parametrize('case', BAD)
@@ -105,7 +106,7 @@ def test_listing_that_turns_in_a_circle(site):
     with pytest.raises(FetchError, match='leads nowhere'): list_s3('b', base=site.base)
 
 
-@pytest.mark.parametrize('size, mark', [(-1, 'x'*64), (None, None), ('7', 'Z'*64), (True, 12), (1.5, []), ({}, {})])
+@pytest.mark.parametrize('size, mark', [(-1, 'x'*64), ('\xb2', ''), ('9'*5000, ''), (None, None), ('7', 'Z'*64), (True, 12), (1.5, []), ({}, {})])
 def test_odd_sizes_and_marks_count_as_unpublished(size, mark, site):
     site.answer('api/models/lab/x/tree/main', lambda q: (200, json.dumps([dict(type='file', path='a', size=size, oid=mark, lfs=None), dict(type='file', path=7), 3]).encode(), {}))
     f, = list_hub('lab/x', base=site.base); assert f.bytes in (None, 7) and not f.sha256 and not f.git
@@ -307,6 +308,12 @@ def test_command(web, monkeypatch, capsys):
     assert main(['data', 'status', 'things-meg']) == 0 and main(['data', 'status']) == 0; assert 'things-meg' in capsys.readouterr().out
     for f in web.files.values(): f.always = busy(404)
     assert main(['data', 'fetch', 'things-meg', '--subject', '2', '--yes']) == 1; assert '404' in capsys.readouterr().err
+
+
+def test_another_library_fetches(tmp_path, monkeypatch, capsys):
+    "What is not in our hands is never called here."
+    monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path/'data')); assert main(['data', 'fetch', 'haxby', '--yes']) != 0
+    said = capsys.readouterr(); assert 'nilearn.datasets.fetch_haxby' in said.err and 'Everything is here' not in said.out
 
 
 def test_answered(web, monkeypatch, capsys):

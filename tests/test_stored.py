@@ -1,5 +1,5 @@
 "A batch written in parts: killed anywhere, it ends as if nothing had happened."
-import os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,3 +69,15 @@ def test_kept_equals_memory(tmp_path):
     assert np.array_equal(got.x, want.x) and got.members == want.members and got.tmin == want.tmin and got.x.dtype == 'float32'
     again = os.stat(got.x.filename).st_mtime_ns; kept(t, average=True, pick=['d', 'a'], sfreq=100, window=(0, .1), at=tmp_path)
     assert os.stat(got.x.filename).st_mtime_ns == again
+
+
+@pytest.mark.parametrize('damage', ['provenance', 'table', 'names', 'length', 'garbage', 'deep'])
+def test_damaged_folders_are_refused(tmp_path, damage):
+    "Whatever stands in trials.json or x.npy: a message, never a bare error."
+    t = Trials(np.ones((2, 3), 'float32'), list('abc'), dict(picture=['p', 'q'], concept=['p', 'q']), 'fmri'); path = t.save(tmp_path/'t'); head = path/'trials.json'
+    h = json.loads(head.read_text())
+    if damage in ('provenance', 'table', 'names'): h[damage] = None
+    if damage == 'length': h['table']['picture'].append('r')
+    if damage == 'garbage': (path/'x.npy').write_bytes(b'\x93NUMPY garbage'.ljust(h['bytes'], b'!'))
+    head.write_text('['*200_000 if damage == 'deep' else json.dumps(h))
+    with pytest.raises(FolderError, match='t'): load_trials(path)

@@ -1,21 +1,23 @@
 "THINGS-EEG2 and THINGS-MEG: what is read is what the files hold, under every spelling in which people have them."
-import json, pickle, shutil
+import json, pickle, re, shutil
 from dataclasses import replace
 import mne
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from brainrecon.core.checks import ChannelError, FileError
+from brainrecon.core.checks import ChannelError, FileError, MissingWeights
+from brainrecon.core.sources import file_mark
 from brainrecon.data import things_eeg, things_meg
 from brainrecon.data.simulated_meeg import ch17, ch63
 from brainrecon.data.things_eeg import load_things_eeg, recognise, usable_things_eeg
-from brainrecon.data.things_eeg_raw import prepared_folder
+from brainrecon.data.things_eeg_raw import prepared_folder, raw_file
 from brainrecon.data.things_eeg_tree import dialects, write_things_eeg
 from brainrecon.data.things_meg import load_things_meg, usable_things_meg
 from brainrecon.data.things_meg_tree import write_things_meg
 from brainrecon.data.things_pictures import metadata_name, picture_folders, things_table, write_things_images
 from brainrecon.data.trials import check_leak, load_trials
+from brainrecon.jobs.parameters import find_job
 
 SIZE = dict(n_concepts=3, n_test=3, per=2)
 
@@ -104,13 +106,39 @@ def test_the_prepared_layout(trees, tmp_path):
 def test_raw_recordings_answer_with_what_was_prepared(trees, tmp_path, monkeypatch):
     "A recipe that was prepared before is found; without one the message says what to type."
     monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path/'data')); raw = tmp_path/'raw'/'sub-01'/'ses-01'; raw.mkdir(parents=True)
-    for n in ('training', 'test'): (raw/f'raw_eeg_{n}.npy').touch()
-    with pytest.raises(FileError, match='01_prepare subject=1 preset=hvf-250'): load_things_eeg(tmp_path/'raw', 1, preset='hvf-250')
-    t = load_things_eeg(trees/'arrays', 1, preset='hvf-250'); prov = {**t.provenance, 'files': []}
-    replace(t, provenance=prov).save(prepared_folder(1, 'hvf-250')/'train')
-    assert np.array_equal(load_things_eeg(tmp_path/'raw', 1, preset='hvf-250', channels=['Oz']).x[:, 0], t.x[:, 15])
-    replace(t, provenance={**prov, 'files': [dict(name='sub-01/ses-01/raw_eeg_training.npy', bytes=7)]}).save(prepared_folder(1, 'hvf-250')/'train')
-    with pytest.raises(FileError, match='this very file'): load_things_eeg(tmp_path/'raw', 1, preset='hvf-250')
+    for n in ('training', 'test'): (raw/f'raw_eeg_{n}.npy').write_bytes(b'before')
+    with pytest.raises(FileError, match=r'01_prepare root=\.\.\. subjects=1 preset=hvf-250'): load_things_eeg(tmp_path/'raw', 1, preset='hvf-250')
+    t = load_things_eeg(trees/'arrays', 1, preset='hvf-250'); marks = {f'{k}-1': file_mark(raw/f'raw_eeg_{n}.npy') for k, n in (('train', 'training'), ('test', 'test'))}
+    replace(t, provenance={**t.provenance, 'key': dict(files=marks)}).save(prepared_folder(1, 'hvf-250')/'train')
+    for root in (tmp_path, tmp_path/'raw'): assert np.array_equal(load_things_eeg(root, 1, layout='raw', preset='hvf-250', channels=['Oz']).x[:, 0], t.x[:, 15])
+    (raw/'raw_eeg_test.npy').write_bytes(b'after.')       # another recording of the same size, from wherever it is looked at
+    for root in (tmp_path, tmp_path/'raw'):
+        with pytest.raises(FileError, match='this very file'): load_things_eeg(root, 1, layout='raw', preset='hvf-250')
+
+
+def test_the_commands_in_messages_are_understood():
+    "What a message says to type has parameters that the job has."
+    said = re.search(r'`brainrecon run (\S+) (.*?)`', things_eeg.way_to_prepare(1, 'hvf-250'))
+    assert {w.split('=')[0] for w in said[2].split()} <= {p.name for p in find_job(said[1]).parameters}
+
+
+@pytest.mark.parametrize('wrong, words', [(11, 'ten people'), (0, 'ten people'), ('sub-01', 'whole numbers'), (1.0, 'whole numbers'), (True, 'whole numbers'), (2, '--subject 2')])
+def test_subjects_that_are_not_there(trees, tmp_path, wrong, words):
+    "The remedy is one that helps: nothing can be fetched for people who were never recorded."
+    (tmp_path/'sub-01'/'ses-01').mkdir(parents=True)
+    for ask in (lambda: load_things_eeg(trees/'npy', wrong), lambda: raw_file(tmp_path, wrong, 1)):
+        with pytest.raises(MissingWeights, match=words): ask()
+
+
+@pytest.mark.parametrize('pictures', [5, 200])
+def test_units_of_few_pictures(pictures):
+    "A test of few pictures is whitened like its training side, whatever the level of each epoch and the response to each picture."
+    g = np.random.default_rng(0); reps = 400//pictures; noise = g.normal(size=(pictures, reps, 63, 100)); level = g.normal(size=(pictures, reps, 1, 1))*g.normal(size=(63, 1))
+    made = lambda x: things_eeg.unit_of(things_eeg.Opened(x, list(ch63), np.arange(100)/100, 'sub-01/test.npy'))
+    x = noise + 2*level + .5*g.normal(size=(pictures, 1, 63, 1))*np.hanning(100)
+    assert made(x) == 'whitened'
+    mix = np.eye(63) + np.ones((63, 1))*g.uniform(.5, 1, 63)/4
+    assert made(4*np.einsum('cd,krdt->krct', mix, x)) == 'uV' and made(4e-6*np.einsum('cd,krdt->krct', mix, x)) == 'V'
 
 
 def test_paths_are_where_the_pictures_are(trees, tmp_path):

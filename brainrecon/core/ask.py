@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['keys', 'answers', 'FetchError', 'size_text', 'online', 'Again', 'Never', 'shown', 'checked', 'token_for', 'Redirects',
-           'wait_of', 'open_url', 'ask']
+           'digits', 'wait_of', 'open_url', 'ask']
 
 # %% ../../nbs/00_core/07a_ask.ipynb #c4e8837f
 import http.client, os, re, ssl, time, urllib.error, urllib.request
@@ -81,14 +81,21 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 
 # %% ../../nbs/00_core/07a_ask.ipynb #af21b8f2
 answers = {401: 'wants you to sign in', 403: 'does not allow it', 404: 'has no such file', 410: 'has removed the file',
-    407: 'lies behind a proxy that wants a password'}
+    407: 'lies behind a proxy that wants a password',
+    **dict.fromkeys((301, 302, 303, 307, 308), 'sends on in a circle, or nowhere')}
+
+def digits(
+    text,  # of a header
+)->int:    # None for what is no size
+    "The whole number that stands there, if a machine could mean it."
+    return int(text) if re.fullmatch('[0-9]{1,18}', text or '') else None
 
 def wait_of(
     headers,  # of an answer
 ):
     "The seconds that a busy server asks us to wait, None if it says nothing that can be understood."
     text = (headers.get('Retry-After') or '').strip()
-    return int(text) if text.isdigit() else None
+    return digits(text)
 
 def open_url(
     url:str,       # http or https
@@ -109,6 +116,9 @@ def open_url(
         if isinstance(e.reason, ssl.SSLCertVerificationError): raise Never('has a certificate that is not trusted') from None
         raise Again(f'cannot be reached ({e.reason})') from None
     except (OSError, http.client.HTTPException) as e: raise Again(f'cannot be reached ({type(e).__name__})') from None
+    except ValueError as e:
+        if isinstance(e, ReconError): raise
+        raise Never('sends on to an address that cannot be read') from None
 
 # %% ../../nbs/00_core/07a_ask.ipynb #9766f3bf
 def ask(
@@ -125,8 +135,8 @@ def ask(
             with open_url(url, {}, timeout) as answer:
                 try: data = answer.read(most+1)
                 except (OSError, http.client.HTTPException) as e: raise Again(f'broke off ({type(e).__name__})') from None
-                n = answer.headers.get('Content-Length') or ''
-                if n.isdigit() and len(data) < min(int(n), most+1): raise Again(f'broke off after {len(data):,} of {int(n):,} bytes')
+                n = digits(answer.headers.get('Content-Length'))
+                if n is not None and len(data) < min(n, most+1): raise Again(f'broke off after {len(data):,} of {n:,} bytes')
                 if len(data) > most: raise Never(f'answered with more than {size_text(most)}')
                 return data, answer.headers
         except (Again, Never) as e:

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Want', 'digest', 'wrong_with', 'looks_wrong', 'inside', 'room', 'beside', 'drop', 'mark_of', 'name_of', 'start_at',
-           'judge', 'pour', 'attempt', 'from_source', 'Meter', 'fetch_file', 'whole', 'failed']
+           'judge', 'written', 'pour', 'attempt', 'from_source', 'Meter', 'fetch_file', 'whole', 'failed']
 
 # %% ../../nbs/00_core/08_fetch.ipynb #fb389abe
 import contextlib, hashlib, http.client, os, re, shutil, sys, time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from filelock import FileLock
-from .ask import Again, FetchError, Never, checked, online, open_url, shown, size_text
+from .ask import Again, FetchError, Never, checked, digits, online, open_url, shown, size_text
 from .checks import FileError, FolderError, ParameterError, UnsafeError, writable
 from .files import load_json, save_json
 from .progress import tell
@@ -82,12 +82,12 @@ def inside(
 )->Path:
     "The path of this name below `root`; an `UnsafeError` if it would lie elsewhere."
     root = Path(root).expanduser(); parts = PurePosixPath(name).parts
-    odd = not parts or name.startswith('/') or any(p in ('..', '.') or re.search(r'[\\:\x00-\x1f]', p) or p != p.rstrip(' .') for p in parts)
+    odd = not parts or len(name) > 1000 or name.startswith('/') or any(p in ('..', '.') or re.search(r'[\\:\x00-\x1f\ud800-\udfff]', p) or len(p.encode(errors='replace')) > 240 or p != p.rstrip(' .') for p in parts)
     path = root.joinpath(*parts) if not odd else root
     if not odd:
         here = root.resolve()
         odd = any(p.is_symlink() for p in (path, *path.parents) if p != root and root in p.parents) or here not in path.resolve().parents
-    if odd: raise UnsafeError(f'{name!r} is not a name of a file in {root.name!r};', 'names without `..`, drive letters and links were expected.',
+    if odd: raise UnsafeError(f'{name[:200]!r} is not a name of a file in {root.name!r};', 'names without `..`, drive letters and links, and of at most 240 bytes, were expected.',
         'A listing from elsewhere must not choose where on this machine is written.', 'Do not fetch from this source, and tell its owners.')
     return path
 
@@ -147,9 +147,10 @@ def judge(
     if answer.status not in (200, 206): raise (Again if answer.status == 202 else Never)(f'answered {answer.status} without a file')
     if (head.get('Content-Encoding') or 'identity').lower() != 'identity': raise Never('sends it packed in a way that was not asked for')
     if head.get_content_type() == 'text/html' and not web: raise Never('answers with a web page instead of the file')
-    n = head.get('Content-Length') or ''; total = int(n) if n.isdigit() else None
+    told = set(head.get_all('Content-Length') or ()); total = digits(next(iter(told), ''))
+    if len(told) > 1: raise Never('says two different lengths')
     if answer.status == 206:
-        m = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', head.get('Content-Range') or '')
+        m = re.fullmatch('bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})', head.get('Content-Range') or '')
         if not m or int(m[1]) != have: raise Again('sent another range than was asked for', fresh=True)
         if mark and mark_of(head) not in ('', mark): raise Again('has another file there now', fresh=True)
         total = int(m[2])
@@ -161,6 +162,14 @@ def judge(
     return have, want.bytes if total is None else total
 
 # %% ../../nbs/00_core/08_fetch.ipynb #ea2db54c
+def written(f, data, part, got):
+    "Hand over some bytes; a `FolderError` if the disk takes no more of them."
+    try: f.write(data); f.flush()
+    except OSError as e:
+        with contextlib.suppress(OSError): f.close()
+        raise FolderError(f'{part.stem!r} cannot be written further than {got:,} bytes ({e.strerror});', 'room for all of it was expected.',
+            'The disk is full, or was taken away.', 'Make room, and fetch again: it goes on from what is here.') from None
+
 def pour(
     answer,        # of a source
     part:Path,     # where it goes
@@ -178,7 +187,7 @@ def pour(
             if not data: break
             if not got and not web and re.match(rb'\s*<(!doctype html|html)', data[:64],
                 re.I): raise Never('sends a web page under the name of the file')
-            f.write(data); f.flush(); got += len(data); meter.add(len(data))
+            written(f, data, part, got); got += len(data); meter.add(len(data))
             if (now := time.monotonic())-since > timeout:
                 if got-then < 1024: raise Again(f'is too slow, less than a kilobyte in {timeout:g} s', slow=True)
                 since, then = now, got
@@ -285,9 +294,9 @@ def fetch_file(
     for p in (path, *beside(path), lock):
         if p.is_symlink(): raise UnsafeError(f'{p.name!r} is a link to another place;', 'a new file was expected.',
             'What is fetched must not overwrite files elsewhere.', 'Remove the link.')
+    writable(path.parent)
     with FileLock(lock):
         if path.exists(): lock.unlink(missing_ok=True); return whole(path, want)      # another process was quicker
-        writable(path.parent)
         if not resume: drop(path)
         if want.bytes: room(path.parent, want.bytes-start_at(urls[0], path, want)[0], path.name)
         meter, tried = Meter(full, progress), []

@@ -68,7 +68,7 @@ def load_json(path):
     "What `save_json` wrote; a `FolderError` that names the file if it is absent or damaged."
     path = Path(path).expanduser()
     try: return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise unreadable(path, e) from None
+    except (OSError, ValueError, RecursionError) as e: raise unreadable(path, e) from None
 
 def unreadable(
     path,  # the file
@@ -125,7 +125,7 @@ def load_arrays(
         meta = json.loads(info.get('meta', '{}'))
         if check and info.get('sha256') != array_hash(arrays):
             raise ValueError('the numbers do not match their fingerprint')
-    except (OSError, ValueError, KeyError, SafetensorError) as e: raise unreadable(path, e) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as e: raise unreadable(path, e) from None
     return arrays, meta
 
 # %% ../../nbs/00_core/01_files.ipynb #d3cbdabd

@@ -10,10 +10,10 @@ __all__ = ['limits', 'small', 'values', 'containers', 'memory', 'delicate', 'ins
            'numbers', 'Finish', 'source_of', 'open_pickle', 'plain_kinds']
 
 # %% ../../nbs/00_core/06_pickles.ipynb #02ad26d5
-import re, struct
+import re, struct, sys
 import numpy as np
 from .checks import ReconError, UnsafeError
-from .recipes import Later, Recipe, array_over, key, recipes, torch_types
+from .recipes import Later, Recipe, array_over, key, recipes, torch_types, word
 from .sources import Piece, Source, archive, count, damaged, file_name, head_of, npy_header
 
 # %% ../../nbs/00_core/06_pickles.ipynb #332b80b6
@@ -129,8 +129,9 @@ def mark(m):
     if len(m.marks) > 1000: raise m.fail('is nested too deeply')
 
 def begin(make):
-    "Put an empty container."
-    return lambda m: m.stack.append(make())
+    "Put an empty container; many of them take far more memory than the bytes that ask for them."
+    def put(m): m.s.spend(sys.getsizeof(made := make())); m.stack.append(made)
+    return put
 def push(m, v):
     "Put a value."
     m.stack.append(v)      # after `v`, which may have changed the stack
@@ -220,7 +221,7 @@ def build(m):
         shape, dtype, fortran, raw = state[-4:]
         if not isinstance(dtype, Later) or dtype.what != 'type': raise m.fail('holds an array without a number type')
         if not dtype.value.hasobject: obj.value = array_over(m.s, raw, dtype, shape, 'F' if fortran else 'C')
-        elif type(raw) is not list or len(raw) != count(shape): raise m.fail(f'holds an array of {shape} objects, but other values stand there')
+        elif count(shape) != (len(raw) if type(raw) is list else -1): raise m.fail(f'holds an array of {shape} objects, but other values stand there')
         else: obj.value = (tuple(shape), bool(fortran), raw)
     else: raise m.fail('completes an array twice')
 
@@ -239,7 +240,7 @@ instructions = values | containers | memory | delicate | {ord('.'): stop}
 # %% ../../nbs/00_core/06_pickles.ipynb #5a6110ae
 def numbers(source, kind, name, n):
     "The numbers of one entry of a torch archive; those without a numpy type (`bfloat16`) are widened to `float32`."
-    if name not in source.stores: raise source.fail(f'has no entry `data/{str(name)[:20]}` for one of its tensors')
+    if type(name) is not str or name not in source.stores: raise source.fail(f'has no entry `data/` {word(name)} for one of its tensors')
     start, size = source.stores[name]
     bf16 = kind == 'bf16'; t = np.dtype('u2' if bf16 else kind).newbyteorder(source.order)
     a = source.view(t, (n,) if type(n) is int else n, start, size)
@@ -250,18 +251,23 @@ def numbers(source, kind, name, n):
 # %% ../../nbs/00_core/06_pickles.ipynb #926aa0d1
 class Finish:
     "Replaces what is still open in a value, level by level."
-    def __init__(self, source): self.s, self.done, self.open = source, {}, set()
+    def __init__(self, source): self.s, self.done, self.open, self.count = source, {}, set(), 0
     def __call__(self, v, depth=0):
+        self.count += 1
         if isinstance(v, (str, bytes, float, int, complex, np.generic, np.ndarray, type(None))): return v
         i = id(v)
-        if i in self.done: return self.done[i][1]
+        if i in self.done: _, out, n = self.done[i]; self.count += n; return self.judged(out)
         if i in self.open: raise self.s.fail('holds a list that contains itself', expected='plain nesting was expected.', why='It is damaged, or no recording.')
         if depth > limits['depth']: raise self.s.fail(f'is nested in more than {limits["depth"]} levels', expected='plain nesting was expected.', why='It is damaged, or no recording.')
-        self.open.add(i)
+        self.open.add(i); before = self.count
         try: out = self.make(v, depth + 1)
         except (ValueError, TypeError) as e: raise e if isinstance(e, ReconError) else self.s.fail(f'is damaged: {str(e)[:80]}') from None
         self.open.discard(i)
-        self.done[i] = (v, out)      # `v` is kept so that its number is not given to another value
+        self.done[i] = (v, out, self.count - before)      # `v` is kept so that its number is not given to another value
+        return out
+    def judged(self, out):
+        "A list that stands in many places counts in each of them: lists of lists of the same list would never end."
+        if self.count > limits['operations']: raise self.s.fail(f'unfolds into more than {limits["operations"]} values', expected='about as many as it has were expected.', why='It is damaged, or made to fill a machine.')
         return out
     def make(self, v, depth):
         if type(v) is dict: return {k: self(w, depth) for k, w in v.items()}

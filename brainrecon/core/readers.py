@@ -138,8 +138,9 @@ def check_signal(
     s = sample(x, kind, rows); bad = ~np.isfinite(s)
     if bad.any():
         c = int(np.argmax(bad.any(axis=(0, 2) if s.ndim == 3 else 0)))
-        raise ValuesError(f'`{file_name(file)}` has values that are not finite ({bad.mean():.2%} of the sample), the first in {what} {names[c]};', 'every value must be a number.',
-            'A bad electrode, a gap in the recording, or a division by zero variance.', f'Interpolate or drop the {what}, or fetch the file again: `brainrecon data plan`.', names=[names[c]])
+        raise ValuesError(f'`{file_name(file)}` has values that are not finite ({max(bad.mean(), 1e-4):.2%} of the sample or less), the first in {what} {names[c]};', 'every value must be a number.',
+            'A bad electrode, a gap in the recording, or a division by zero variance.' if kind != 'fmri' else 'A voxel outside the brain, or a division by zero variance.',
+            f'Interpolate or drop the {what}, or fetch the file again: `brainrecon data plan`.' if kind != 'fmri' else 'Leave the voxel out (`roi=`, or another mask), or fetch the file again: `brainrecon data plan`.', names=[names[c]])
     dead = np.flatnonzero((np.ptp(s, axis=-1).max(0) if s.ndim == 3 else np.ptp(s, axis=0)) == 0)
     if len(dead) and (s.shape[0] if s.ndim == 2 else s.shape[-1]) > 1: raise ValuesError(f'`{file_name(file)}` has {len(dead)} flat {what}s: {", ".join(str(names[i]) for i in dead[:5])}{", ..." if len(dead) > 5 else ""};', 'a signal that changes was expected.',
         'The electrode was off, it is the reference, or the session was never filled.' if kind != 'fmri' else 'The mask may reach beyond the brain.', f'Drop the {what}, or fetch the file again: `brainrecon data plan`.', names=[names[i] for i in dead])

@@ -91,6 +91,7 @@ class Source:
         "A read-only array over these bytes; sizes are compared first."
         need = count(shape)*dtype.itemsize
         if need != n_bytes: raise self.fail(f'holds an array of {"x".join(map(str, shape)) or "1"} {dtype} = {need} bytes, but {n_bytes} stand there (byte {start})', expected='the two must agree.')
+        if not need and count(shape): raise self.fail(f'holds an array of {count(shape)} values without a size ({dtype})', expected='numbers or texts were expected.')   # numpy would give each one byte or four
         try:
             if not need: return np.zeros(shape, dtype)
         except (ValueError, MemoryError): raise self.fail(f'holds an array of impossible sizes {shape}') from None

@@ -144,8 +144,10 @@ def show_brain(
     limit = limit or float(np.nanmax(np.abs(v.get_fdata()))) or 1.
     fig = Chart(figsize=(7.4, 2.4))
     with quiet():
-        d = plotting.plot_glass_brain(v, figure=fig, display_mode=views, plot_abs=False, colorbar=True, cmap='RdBu_r' if signed else 'viridis', vmin=-limit if signed else 0, vmax=limit, threshold=limit*threshold, annotate=False)
-        if title or label: fig.suptitle(title + (f' ({label})' if label else ''), fontsize=12, y=1.02)
+        low, colours = (-limit, 'RdBu_r') if signed else (0, 'viridis')
+        plotting.plot_glass_brain(v, figure=fig, axes=(0, 0, .9, 1), display_mode=views, plot_abs=False, colorbar=False, cmap=colours, vmin=low, vmax=limit, threshold=limit*threshold, annotate=False)
+        bar = fig.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(low, limit), colours), cax=fig.add_axes((.915, .15, .012, .7))); bar.outline.set_visible(False); bar.set_label(label)
+        if title: fig.suptitle(title, fontsize=12, y=1.02)
     return fig
 
 # %% ../../nbs/01_data/13c_brain_maps.ipynb #acb45ae0
@@ -172,7 +174,7 @@ def show_surface(
             on = surface.vol_to_surf(v, fs[f'pial_{hemi}'], inner_mesh=fs[f'white_{hemi}'])
             plotting.plot_surf_stat_map(fs[f'flat_{hemi}' if flat else f'infl_{hemi}'], on, hemi=hemi, view=(90, 270) if flat else view, bg_map=fs[f'sulc_{hemi}'], axes=ax, figure=fig,
                 colorbar=False, cmap=colours, vmin=-limit if low < 0 else 0, vmax=limit, threshold=limit*threshold)
-            ax.set_title(f'{hemi}, {view}', fontsize=10, y=.92); ax.set_box_aspect(None, zoom=1.25 if flat else 1.45)
+            ax.set_title(f'{hemi}, {view}', fontsize=10, y=1.04 if flat else .92); ax.set_box_aspect(None, zoom=1.25 if flat else 1.45)
         bar = fig.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(-limit if low < 0 else 0, limit), colours), ax=fig.axes, orientation='horizontal', shrink=.3, aspect=30, pad=.02); bar.outline.set_visible(False); bar.set_label(label)
         if title: fig.suptitle(title, fontsize=12)
     return fig

@@ -11,8 +11,8 @@ import json, re
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 from xml.etree import ElementTree
-from ..core.ask import FetchError, ask, shown
-from ..core.checks import UnknownError, known
+from ..core.ask import FetchError, ask, digits, shown
+from ..core.checks import ReconError, UnknownError, known
 
 # %% ../../nbs/01_data/15b_listings.ipynb #447c5c23
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def misread(
 
 def number(v)->int:
     "A size, or None for what is no size."
-    return v if isinstance(v, int) and not isinstance(v, bool) and v >= 0 else int(v) if isinstance(v, str) and v.isdigit() else None
+    return v if isinstance(v, int) and not isinstance(v, bool) and v >= 0 else digits(v) if isinstance(v, str) else None
 
 def hexed(v, n:int)->str:
     "A fingerprint of so many digits, or nothing."
@@ -48,7 +48,7 @@ def ask_json(url:str, **how)->tuple:
     "A JSON answer, and its headers."
     data, headers = ask(url, **how)
     try: return json.loads(data), headers
-    except ValueError: raise misread(url, 'not in JSON') from None
+    except (ValueError, RecursionError): raise misread(url, 'not in JSON') from None
 
 def onward(
     url:str,  # that was asked
@@ -165,4 +165,8 @@ def list_source(
     kind, _, name = source.partition(':'); known(kind, listers, 'kind of source')
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}',
         name): raise UnknownError(f'source {source!r} has no name that can be asked for;', 'such as `osf:y63gw` was expected.', '', 'Write kind, colon, name.')
-    return {f.name: f for f in listers[kind](name, under, bases.get(kind, listers[kind].__defaults__[-1]), **how)}
+    base = bases.get(kind, listers[kind].__defaults__[-1])
+    try: return {f.name: f for f in listers[kind](name, under, base, **how)}
+    except (ValueError, AttributeError) as e:      # names that cannot be written, addresses that are none
+        if isinstance(e, ReconError): raise
+        raise misread(base, 'an entry cannot be understood') from None

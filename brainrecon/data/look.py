@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shown_units', 'side_colours', 'unit_of', 'some_rows', 'mean_of', 'simulated', 'kind_name', 'check_trials', 'places',
            'standard_names', 'flat_places', 'draw_head', 'show_channels', 'shorten', 'group_rows', 'draw_maps',
-           'show_evoked', 'quality', 'fewer', 'show_quality', 'side_tables', 'side_words', 'shared_columns',
+           'show_evoked', 'quality', 'fewer', 'show_quality', 'side_tables', 'side_words', 'bare', 'shared_columns',
            'show_split', 'simulated_side', 'neighbours', 'order_of', 'show_presentation']
 
 # %% ../../nbs/01_data/06_look.ipynb #f6da9132
@@ -144,7 +144,7 @@ def show_channels(
         draw_head(ax, np.linalg.norm(at, axis=1).max())
         ax.scatter(*at[~use].T, s=26, facecolor='white', edgecolor=soft, lw=1.2); ax.scatter(*at[use].T, s=260 if few else 150, color=accent, zorder=2)
         for (x, y), n in zip(at[use], np.array(have)[use]):
-            if use.sum() <= 80: ax.text(x, y, n, ha='center', va='center', color='white', fontsize=7 if few else 5.5, zorder=3)
+            if use.sum() <= 80: ax.text(x, y, n, ha='center', va='center', color='white', fontsize=(7 if few else 5.5)*min(1, 3.4/len(n)), zorder=3)
         ax.set_title(title or f'{len(chosen)} of {len(names)} channels in use' if len(chosen) < len(names) or title else f'{len(names)} channels')
         if gone: fig.supxlabel(f'no place known: {shorten(gone)}', fontsize=10, color='#D55E00')
     return fig
@@ -186,6 +186,7 @@ def draw_maps(
     topomap = need('mne.viz', 'meeg').plot_topomap; step = times[1] - times[0] if len(times) > 1 else 1
     cols = [mean[:, int(np.abs(times - t).argmin())] for t in at]; limit = max(float(np.abs(c).max()) for c in cols) or 1.
     xy = flat_places(info, sphere); covers = xy[:, 1].max() > .5 and xy[:, 1].min() < -.5
+    if sphere is None: info, sphere, covers = xy*.095, (0, 0, 0, .095), False    # a helmet: mne's usual sphere would be too small, and beyond the sensors nothing is known
     for ax, c, t in zip(axes, cols, at):
         if not times[0] - step <= t <= times[-1] + step: raise ShapeError(f'a map at {t:g} s was asked for;', f'the trials reach from {times[0]:g} to {times[-1]:g} s.', '', 'Give moments inside, such as `at=(0.1, 0.2)`.')
         im, _ = topomap(c, info, axes=ax, show=False, sphere=sphere, contours=0, sensors='k,', cmap='RdBu_r', vlim=(-limit, limit), extrapolate='head' if covers else 'local', res=48)
@@ -221,7 +222,7 @@ def show_evoked(
             if times[0] < 0 < times[-1]: ax.axvline(0, color=soft, lw=.8, ls='--', zorder=0)
         top.tick_params(labelbottom=False); top.set_ylabel(unit); low.set(xlabel='seconds from picture onset', ylabel='field power', ylim=(0, None))
         of = f'{len(look)}' if len(look) == len(trials) else f'{len(look)} of {len(trials)}'
-        top.set_title(f'{simulated(trials)}{kind_name(trials)}, mean of {of} trials, {len(trials.names)} channels')
+        top.set_title(f'{simulated(trials)}{kind_name(trials)}, mean of {of} trial{"s"*(len(trials) != 1)}, {len(trials.names)} channels')
         if maps:
             inner = parts[2].subgridspec(1, len(at)); axes = [fig.add_subplot(inner[i]) for i in range(len(at))]
             draw_maps(axes, mean[[trials.names.index(n) for n in have]], list(at), times, made, sphere, unit)
@@ -304,8 +305,13 @@ def side_words(
 )->str:
     "The counts of one side: concepts, pictures, repetitions, trials."
     each = t.groupby(['subject', 'picture']).n.sum(); per = t.drop_duplicates('picture').groupby('concept').size(); people = t.subject.nunique()
-    span = lambda v, what: (f'{v.min():,}' if v.min() == v.max() else f'{v.min():,}-{v.max():,}') + f' {what}' + 's'*bool(v.max() > 1)
-    return f'{t.concept.nunique():,} concepts × {span(per, "picture")} × {span(each, "repetition")} = {t.n.sum():,} trials' + f', {people} people'*bool(people > 1)
+    span = lambda v, what: (f'{v.min():,}' if v.min() == v.max() else f'{v.min():,}-{v.max():,}') + f' {what}' + 's'*bool(v.max() > 1); all_of = lambda n, what: span(pd.Series([n]), what)
+    shown = all_of(len(per), 'picture') if bare(t) else f'{all_of(len(per), "concept")} × {span(per, "picture")}'
+    return f'{shown} × {span(each, "repetition")} = {all_of(t.n.sum(), "trial")}' + f', {people} people'*bool(people > 1)
+
+def bare(t:pd.DataFrame)->bool: # of `side_tables`
+    "Whether pictures have no concepts, only names of their own."
+    return bool((t.concept == t.picture).all())
 
 def shared_columns(
     tables:dict,   # from `side_tables`
@@ -338,7 +344,7 @@ def show_split(
         axes[-1, 0].set_xticks([0, width], [f'{by} 1', f'{k:,}']); axes[-1, 0].get_xticklabels()[1].set_ha('right'); axes[-1, 0].get_xticklabels()[0].set_ha('left')
         words = [] if simulated_side(splits) is None else [simulated_side(splits)]
         pictures = shared_columns(tables, 'picture')
-        fig.supxlabel(f'on two sides: {len(shared_columns(tables, "concept")):,} concepts, {len(pictures):,} pictures', fontsize=10, color='#B3261E' if both else right)
+        fig.supxlabel('on two sides: ' + ('' if all(map(bare, tables.values())) else f'{len(shared_columns(tables, "concept")):,} concepts, ') + f'{len(pictures):,} pictures', fontsize=10, color='#B3261E' if both else right)
         fig.suptitle(title or 'What is held out' + ', simulated'*bool(words), fontsize=12)
     return fig
 

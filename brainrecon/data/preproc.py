@@ -7,7 +7,7 @@ __all__ = ['outer17', 'presets', 'target_code', 'published_seed', 'Preset', 'get
            'choose_repetitions', 'published_place', 'epoch_map', 'cut_epochs', 'spans', 'shrunk_sum',
            'noise_covariance', 'whitening_matrix', 'Whitener', 'check_whole', 'fit_whitener']
 
-# %% ../../nbs/01_data/07_preproc.ipynb #0b16ff79
+# %% ../../nbs/01_data/07_preproc.ipynb #e7024453
 import hashlib
 from dataclasses import asdict, dataclass, replace
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.checks import ChannelError, LeakError, ShapeError, UnknownError, Val
 from .simulated_meeg import ch17, ch63
 from .trials import Trials
 
-# %% ../../nbs/01_data/07_preproc.ipynb #888bf09b
+# %% ../../nbs/01_data/07_preproc.ipynb #85c7247a
 @dataclass(frozen=True)
 class Preset:
     "One way from a recording to epochs; times in seconds from picture onset."
@@ -54,7 +54,7 @@ class Preset:
         "Everything that numbers depend on."
         return asdict(self)
 
-# %% ../../nbs/01_data/07_preproc.ipynb #621009ae
+# %% ../../nbs/01_data/07_preproc.ipynb #b9b314df
 outer17 = tuple(c for c in ch63 if c[0] in 'OP' and c[:2] != 'Fp')   # channels whose names begin with O or P
 presets = {p.name: p for p in (
     Preset('avde-200', ch63, 200., 'AVDE, `preprocessed_bc`: microvolts, baseline only; the files that it trains on', unit='uV'),
@@ -72,7 +72,7 @@ def get_preset(
     for k in changes: known(k, asdict(p), 'field of a preset')
     return replace(p, **{'name': f'{p.name}, changed' , **changes}) if changes else p
 
-# %% ../../nbs/01_data/07_preproc.ipynb #6bff2a96
+# %% ../../nbs/01_data/07_preproc.ipynb #ae9c2242
 target_code = 99999   # a target of the person's task, not a picture of the experiment
 
 def find_events(
@@ -90,7 +90,7 @@ def find_events(
         'A trigger that takes time to rise looks like two.', 'Keep the last value of each rise.')
     return at, stim[at].astype('int64')
 
-# %% ../../nbs/01_data/07_preproc.ipynb #0346d9a8
+# %% ../../nbs/01_data/07_preproc.ipynb #ddfbb2b9
 published_seed = 20200220
 
 def shuffled(
@@ -122,7 +122,7 @@ def published_place(
     for group in np.split(order, np.flatnonzero(np.diff(code[order])) + 1): out[group[shuffled(len(group))]] = np.arange(len(group))
     return out
 
-# %% ../../nbs/01_data/07_preproc.ipynb #6973937f
+# %% ../../nbs/01_data/07_preproc.ipynb #3d604435
 def epoch_map(
     preset:Preset,
     rate:float=1000., # samples per second of the recording
@@ -148,10 +148,8 @@ def cut_epochs(
     out = np.empty((len(at), len(rows) if mix is None else mix.shape[1], n), 'float32')
     for i, j in spans(at, n):
         start = at[i:j].min() - before; part = np.asarray(x[:, start:at[i:j].max() - before + n], 'float64')[rows]
-        for k in range(i, j):
-            e = part[:, (a := at[k] - before - start):a + n]
-            e = e - e[:, :before + 1].mean(1, keepdims=True)
-            out[k] = e if mix is None else mix.T @ e
+        if mix is not None: part = mix.T @ part      # once for all epochs of the piece
+        for k in range(i, j): e = part[:, (a := at[k] - before - start):a + n]; np.subtract(e, e[:, :before + 1].mean(1, keepdims=True), out=out[k], casting='same_kind')
     return (out.reshape(-1, n) @ weights).reshape(len(at), out.shape[1], -1)
 
 def spans(
@@ -165,7 +163,7 @@ def spans(
         if not 0 <= at[i] - at[i-1] <= n or i - cuts[-1] == most: cuts.append(i)
     return list(zip(cuts, [*cuts[1:], len(at)])) if len(at) else []
 
-# %% ../../nbs/01_data/07_preproc.ipynb #bf1ba1ce
+# %% ../../nbs/01_data/07_preproc.ipynb #5c4cb027
 def shrunk_sum(
     x,              # `b c n`: n observations of c channels, for each of b covariances
     weight,         # `b`
@@ -184,7 +182,7 @@ def shrunk_sum(
     else: total = np.tensordot(keep, cov, 1)
     return total + np.diag((weight*shrink*mu) @ scale2)
 
-# %% ../../nbs/01_data/07_preproc.ipynb #91bf9f41
+# %% ../../nbs/01_data/07_preproc.ipynb #6644bbc1
 def noise_covariance(
     batches,          # pairs (x `b c t`, condition of each row)
     by:str='epochs',  # 'epochs': over the samples of each epoch; 'time': over the repetitions at each sample
@@ -207,7 +205,7 @@ def noise_covariance(
     if not conditions: raise ShapeError('there are no trials', 'to estimate a covariance from.', '', 'Check the selection.')
     return total/conditions
 
-# %% ../../nbs/01_data/07_preproc.ipynb #e1a9c57c
+# %% ../../nbs/01_data/07_preproc.ipynb #b7ccf0da
 def whitening_matrix(
     cov,           # `c c`
     names=None,    # channels, for the message
@@ -244,7 +242,7 @@ def check_whole(trials):
     if trials.kind == 'fmri': raise ShapeError('fMRI responses have no samples in time', 'from which a covariance could be estimated.', '', 'Scale voxels by session instead.')
     if trials.provenance.get('whitening') or trials.provenance.get('unit') == 'whitened': raise ValuesError('the trials are whitened already;', 'plain ones were expected.', 'Whitening twice changes them again.', 'Use them as they are.')
 
-# %% ../../nbs/01_data/07_preproc.ipynb #3fd2c6e1
+# %% ../../nbs/01_data/07_preproc.ipynb #19c3acf6
 def fit_whitener(
     train:Trials,            # training trials
     by:str='epochs',         # see `noise_covariance`

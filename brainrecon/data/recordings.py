@@ -141,19 +141,21 @@ def event_samples(
     table,           # one row an event
     events=None,     # `b 3` of mne; None: the table's column `onset`, in seconds from the start of the file
     file:str='the recording',
-)->np.ndarray:       # sample of each event
-    "When each event of the table happened, in samples."
+    keep=None,       # mask of the rows that show a picture; None: all
+)->np.ndarray:       # sample of each of these events
+    "When each event that shows a picture happened, in samples. Others may share a moment with it, or have none."
+    keep = np.ones(len(table), bool) if keep is None else np.asarray(keep)
     rate, first, n = raw.info['sfreq'], raw.first_samp, raw.n_times
     if events is not None:
         events = np.asarray(events)
         if events.ndim != 2 or events.shape[1] != 3: raise ShapeError(f'events have the shape {events.shape};', 'three columns were expected: sample, previous value, value.', '', 'Use `mne.find_events` or `mne.events_from_annotations`.')
         if len(events) != len(table): raise ShapeError(f'there are {len(events)} events of {file}', f'and {len(table)} rows in the table; one each was expected.', 'Responses or practice trials often stand in one of the two only.',
             'Choose the picture events first: `events[events[:, 2] == code]`.')
-        at = events[:, 0].astype(int)
+        at = events[keep, 0].astype(int)
     else:
         if 'onset' not in table: raise UnknownError(f'the table for {file} has no column `onset`', 'and no `events` were given.', f'It has: {", ".join(map(str, table.columns))}.', 'Give `events=mne.find_events(raw)`, or a table with onsets in seconds.')
-        onset = pd.to_numeric(table.onset, errors='coerce').to_numpy(float)
-        if not np.isfinite(onset).all(): raise ShapeError(f'row {int(np.argmin(np.isfinite(onset)))} of the events of {file} has no onset;', 'seconds were expected.', '', 'Drop the row, or fill in its time.')
+        onset = pd.to_numeric(table.onset, errors='coerce').to_numpy(float)[keep]
+        if not np.isfinite(onset).all(): raise ShapeError(f'row {int(np.flatnonzero(keep)[np.argmin(np.isfinite(onset))])} of the events of {file} has no onset;', 'seconds were expected.', '', 'Drop the row, or fill in its time.')
         at = first + np.round(onset*rate).astype(int)
     end = n/rate; last = (at.max() - first)/rate if len(at) else 0
     if len(at) and (at.min() < first or last >= end): raise ShapeError(f'events of {file} reach from {(at.min() - first)/rate:g} to {last:g} s;', f'the file is {end:g} s long.',
@@ -173,9 +175,11 @@ def cut_raw(
 ):                       # mne.Epochs, loaded
     "Epochs around these samples; those in bad stretches are dropped by mne, which keeps the reason."
     mne = need('mne', 'meeg'); rate = raw.info['sfreq']
-    if not tmin < tmax: raise ShapeError(f'the window of {file} is {tmin:g} to {tmax:g} s;', 'its end must come after its start.', '', 'Give seconds, such as tmin=-0.2 and tmax=0.8.')
+    if not tmin <= tmax - 1/rate: raise ShapeError(f'the window of {file} is {tmin:g} to {tmax:g} s;', 'its end must come after its start, by a sample at least.', '', 'Give seconds, such as tmin=-0.2 and tmax=0.8.')
     if baseline is not None and any(b is not None and not tmin <= b <= tmax for b in baseline): raise ShapeError(f'the baseline of {file} is {tuple(baseline)};', f'it must lie inside the window, {tmin:g} to {tmax:g} s.', '',
         'Choose it inside, or give `baseline=None`.')
+    if band is not None and (len(band) != 2 or not 0 <= (band[0] or 0) < (band[1] or rate/2) <= rate/2 or band[1] == rate/2): raise ParameterError(f'band={tuple(band)} was given for {file};', f'a lower and a higher frequency below {rate/2:g} Hz were expected, or None for one of them.',
+        'A recording holds nothing above half its rate.', 'Give Hz, such as (0.1, 40).')
     raw = raw.copy().load_data(verbose='error')
     if band is not None: raw.filter(*band, verbose='error')
     order = np.argsort(at, kind='stable'); events = np.stack([np.asarray(at)[order], np.zeros(len(at), int), np.ones(len(at), int)], 1)
@@ -221,6 +225,7 @@ def from_mne(
 )->Trials:
     "Trials from what you have in mne, with an account of what was dropped."
     inst, file, files = open_mne(data); file = name or file; raw = hasattr(inst, 'first_samp'); about = dict(file=file, files=files, source='mne', **provenance)
+    if not raw and not inst.preload: inst = inst.copy().load_data()      # only now is it known which epochs mne drops
     table = table if table is not None or raw else inst.metadata
     if table is None: raise UnknownError(f'{file} comes without a table', 'that says which picture was shown; one row an event was expected.', 'Triggers alone do not name pictures.', 'Give `table=DataFrame(dict(stimulus=..., concept=...))`, or set `epochs.metadata`.')
     if not raw and len(table) != len(inst): raise ShapeError(f'{file} has {len(inst)} epochs', f'and the table {len(table)} rows; one each was expected.', 'Rejected epochs are often dropped from only one of the two.', 'Set `epochs.metadata` before rejecting; mne then keeps both in step.')
@@ -234,7 +239,7 @@ def from_mne(
 # %% ../../nbs/01_data/14_recordings.ipynb #24446a06
 def epochs_of_raw(raw, table, events, keep, named, tmin, tmax, baseline, band, file):
     "Epochs of a continuous recording, with counts of what was dropped; the metadata holds the row among the picture events."
-    at = event_samples(raw, table, events, file); ep = cut_raw(raw, at[keep], tmin, tmax, baseline, band, file)
+    at = event_samples(raw, table, events, file, keep); ep = cut_raw(raw, at, tmin, tmax, baseline, band, file)
     return ep, {'events': len(table), 'without a picture': int((~keep).sum()), **counts_of(ep.drop_log)}
 
 def epochs_of_epochs(ep, keep, tmin, tmax, baseline, band, file):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['unit_names', 'drifts', 'open_image', 'repetition_time', 'open_mask', 'check_space', 'voxel_names', 'read_voxels',
-           'to_volume', 'in_units', 'read_confounds', 'clean_run', 'read_events', 'single_trials', 'read_labels',
-           'split_runs', 'labels_to_events', 'from_nifti', 'check_request', 'read_runs', 'run_trials', 'join_trials']
+           'to_volume', 'in_units', 'read_table', 'read_confounds', 'clean_run', 'read_events', 'single_trials',
+           'read_labels', 'split_runs', 'labels_to_events', 'from_nifti', 'check_request', 'read_runs', 'run_trials',
+           'join_trials']
 
 # %% ../../nbs/01_data/14b_recordings_fmri.ipynb #5daed908
 import hashlib
@@ -59,7 +60,7 @@ def open_mask(
     if len(kinds) > 2 or not np.isfinite(m).all(): raise ValuesError(f'{file} holds {len(kinds)} different values from {kinds.min():g} to {kinds.max():g};', 'two were expected: inside and outside.', 'It may be an atlas or a map of probabilities.',
         'Choose: `nilearn.image.math_img("img == 17", img=atlas)`, or `"img > 0.5"`.')
     if not (m > 0).any(): raise ChannelError(f'{file} has no voxel inside;', 'at least one was expected.', 'Two masks that do not meet give an empty one.', 'Look at it with `nilearn.plotting.plot_roi(mask)`.')
-    return img, m > 0, file
+    return need('nibabel', 'fmri').Nifti1Image((m > 0).astype('u1'), img.affine), m > 0, file
 
 def check_space(
     img, file:str,       # the series
@@ -122,13 +123,24 @@ def in_units(
     if small.mean() > .05: raise ValuesError(f'{small.mean():.0%} of the voxels of {file} have a mean near or below zero;', 'raw signal was expected for percent change.', 'The series is already in percent or standard deviations.', "Give `units='raw'` to leave it as it is.")
     return (100*(y - mean)/np.where(small, np.inf, mean)).astype('float32')
 
+def read_table(
+    path, file:str,  # a table of text, and what it is for
+    sep:str='\t', **how, # see `pandas.read_csv`
+)->pd.DataFrame:
+    "A table from a file; an error that names it if it cannot be read."
+    path = Path(path).expanduser(); name = '/'.join(path.parts[-2:])
+    if not path.is_file(): raise FileError(f'there is no file {name!r};', f'a table for {file} was expected.', '', 'Give the path of the table, or a DataFrame.')
+    try: return pd.read_csv(path, sep=sep, **how)
+    except (OSError, ValueError) as e: raise FileError(f'{name!r} cannot be read ({type(e).__name__}: {str(e).strip()[:80]});', 'a table of text was expected, one row a line.', 'It is empty, cut short, of another kind, or written in another alphabet.', 'Export it again as UTF-8, with tabs between the columns.') from None
+
+# %% ../../nbs/01_data/14b_recordings_fmri.ipynb #b7bc7e89
 def read_confounds(
     what,            # DataFrame, array, path of a .tsv, or None
     n_vols:int, file:str,
 ):                   # `t n` array or None
     "Confounds of one run, a row for each volume."
     if what is None: return None
-    table = pd.read_csv(what, sep='\t') if isinstance(what, (str, Path)) else pd.DataFrame(what)
+    table = read_table(what, file) if isinstance(what, (str, Path)) else pd.DataFrame(what)
     if len(table) != n_vols: raise ShapeError(f'the confounds of {file} have {len(table)} rows;', f'{n_vols} were expected, one a volume.', 'Volumes at the start are often cut from only one of the two.', 'Cut both alike.')
     x = table.apply(pd.to_numeric, errors='coerce').to_numpy(float); bad = ~np.isfinite(x).all(0)
     if bad.any(): raise ValuesError(f'confound {str(table.columns[bad.argmax()])!r} of {file} is empty or no number in row {int((~np.isfinite(x[:, bad.argmax()])).argmax())};', 'numbers were expected.', 'Derivatives have no value in the first volume.', 'Fill it: `confounds.fillna(0)`, or choose other columns.')
@@ -150,13 +162,13 @@ def read_events(
     tail:float=4.,   # seconds that must follow an onset: the response peaks after about five
 )->tuple:            # DataFrame of the events to model, counts
     "The picture events of one run."
-    table = pd.read_csv(what, sep='\t') if isinstance(what, (str, Path)) and Path(what).is_file() else what
-    if isinstance(table, (str, Path)): raise FileError(f'there is no file {"/".join(Path(table).parts[-2:])!r};', f'the events of {file} were expected.', '', 'Give the path of the events.tsv, or a DataFrame.')
+    table = read_table(what, file, dtype=str, keep_default_na=False) if isinstance(what, (str, Path)) else what      # as text: a picture may be called 007
     keep, named = label_events(table, picture, concept, f'the events of {file}')
     for c in ('onset', 'duration'):
         if c not in table: raise UnknownError(f'the events of {file} have no column {c!r};', f'they have: {", ".join(map(str, table.columns))}.', '', 'Name it as BIDS does, in seconds.')
         named[c] = pd.to_numeric(table[c][keep].reset_index(drop=True), errors='coerce')
         if not np.isfinite(named[c]).all(): raise ShapeError(f'{c} of picture {named.picture[int((~np.isfinite(named[c])).argmax())]!r} in the events of {file} is no number;', 'seconds were expected.', '', 'Fill it in, or drop the row.')
+    if (odd := (named.duration < 0) | (named.duration > length)).any(): raise ShapeError(f'picture {named.picture[int(odd.argmax())]!r} in the events of {file} lasts {named.duration[odd.argmax()]:g} s;', f'0 to {length:g} s were expected, the length of the run.', 'Durations in milliseconds are read as seconds.', 'Give seconds.')
     first, last = named.onset.min(), named.onset.max()
     if last >= length or first < -24: raise ShapeError(f'the events of {file} reach from {first:g} to {last:g} s;', f'the run is {length:g} s long.', 'Onsets in milliseconds, or events of another run.' if last > 20*length else 'The events belong to another run, the run was cut short, or its repetition time is wrong.', 'Give the events of this run, in seconds from its first volume.')
     late = named.onset + tail > length
@@ -197,8 +209,7 @@ def read_labels(
     n_vols:int, file:str,
 )->pd.DataFrame:     # label and run of each volume
     "One label and one run for every volume."
-    if isinstance(labels, (str, Path)) and not Path(labels).is_file(): raise FileError(f'there is no file {"/".join(Path(labels).parts[-2:])!r};', 'a label for every volume was expected.', '', 'Give the path of the table, or a DataFrame.')
-    table = pd.read_csv(labels, sep=r'\s+') if isinstance(labels, (str, Path)) else pd.DataFrame(labels); out = {}
+    table = read_table(labels, f'every volume of {file}', r'\s+') if isinstance(labels, (str, Path)) else pd.DataFrame(labels); out = {}
     for name, also in (('label', 'labels'), ('run', 'chunks')):
         if not {name, also} & set(table.columns): raise UnknownError(f'the labels of {file} have no column {name!r};', f'they have: {", ".join(map(str, table.columns))}.', '', f'Name it {name!r} or {also!r}.')
         out[name] = names_of(table[name if name in table else also])
@@ -220,7 +231,7 @@ def labels_to_events(
     rest=('rest',),  # labels that are no picture
 )->list:             # one table of events a run, as in BIDS
     "Blocks as events, for the model."
-    t = read_labels(labels, len(pd.read_csv(labels, sep=r'\s+') if isinstance(labels, (str, Path)) else labels), 'the labels'); out = []
+    t = read_labels(labels, len(read_table(labels, 'every volume', r'\s+') if isinstance(labels, (str, Path)) else labels), 'the labels'); out = []
     for _, r in t.groupby('run', sort=False):
         r = r.reset_index(drop=True); block = (r.label != r.label.shift()).cumsum(); g = r.groupby(block).label
         e = pd.DataFrame(dict(onset=[i[0]*t_r - late for i in g.indices.values()], duration=g.size().to_numpy()*t_r, trial_type=g.first().to_numpy()))

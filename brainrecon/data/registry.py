@@ -378,4 +378,5 @@ def status(
         found = (readable(a, root) if a.usable else None) if root.is_dir() else []
         if found is None: found = present(a, root)
         rows += found or [dict(asset=a.id, part='', subject=None, state='missing', detail='', bytes=0)]
-    return pd.DataFrame(rows, columns=['asset', 'part', 'subject', 'state', 'detail', 'bytes']).astype(dict(subject=object))
+    t = pd.DataFrame(rows, columns=['asset', 'part', 'subject', 'state', 'detail', 'bytes'])
+    return t.assign(subject=pd.Series([r['subject'] for r in rows], dtype=object))      # whole numbers, beside none at all

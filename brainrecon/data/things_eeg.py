@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from ..core.checks import (ChannelError, FileError, LeakError, MissingWeights, ReconError, ShapeError, UnknownError, ValuesError, channel_index, folder, known)
 from ..core.files import load_json
-from ..core.readers import check_signal, read_dict, read_npy, refuse_twins
+from ..core.readers import check_signal, file_mark, read_dict, read_npy, refuse_twins
 from .preproc import get_preset
 from .simulated_meeg import ch17, ch63
 from .stored import kept
 from .things_eeg_raw import marker, prepared_folder
-from .things_pictures import check_root, concept_of, named, picture_folders, picture_id, find_metadata, things_table
+from .things_pictures import check_root, concept_of, named, no_subject, picture_folders, picture_id, find_metadata, things_table
 from .trials import Trials, load_trials
 
 # %% ../../nbs/01_data/10_things_eeg.ipynb #8ec9db8b
@@ -60,14 +60,14 @@ def recognise(
     layout:str=None,  # 'dict', 'pt', 'arrays', 'trials' or 'raw', or the name of the folder, where there are several
 )->tuple:             # (layout, folder with the subjects)
     "Which of the layouts lies here."
-    root = check_root(root); found = find_layouts(root); lines = ', '.join(f'{k} in {d.name}' for k, d in found)
+    root = check_root(root); found = find_layouts(root)
     if not found: raise MissingWeights(f'{root.name!r} holds no recording of THINGS-EEG2;', 'folders such as sub-01 with preprocessed_eeg_training.npy, train.pt, train.npy or ses-01 were expected.',
         'The path may point beside them, or an archive is still packed.', 'See `brainrecon data plan things-eeg2`, or give the folder that holds sub-01.')
     if layout is not None:
         fits = [(k, d) for k, d in found if layout in (k, d.name)]
         if not fits: known(layout, sorted({w for k, d in found for w in (k, d.name)}), 'layout')
     else: fits = [f for f in found if f[0] != 'raw'] or found
-    if len(fits) > 1: raise UnknownError(f'{root.name!r} holds {len(fits)} recordings of THINGS-EEG2: {lines};', 'one was expected.', 'They differ in rate, channels or whitening, and would give different scores.',
+    if len(fits) > 1: raise UnknownError(f'{root.name!r} holds {len(fits)} recordings of THINGS-EEG2: {", ".join(f"{k} in {d.name}" for k, d in fits)};', 'one was expected.', 'They differ in rate, channels or whitening, and would give different scores.',
         f'Say which: `layout={fits[0][1].name if len({d.name for _, d in fits}) > 1 else fits[0][0]!r}`.')
     return fits[0]
 
@@ -96,8 +96,7 @@ def file_of(
 )->Path:
     "The file of one side of one subject."
     known(split, ['train', 'test'], 'split'); subs = subjects_in(base)
-    if isinstance(subject, bool) or subject not in subs: raise MissingWeights(f'subject {subject!r} is not in {base.name!r};', f'there are {named(sorted(subs), 12) or "none"}.', '' if isinstance(subject, int) else 'Subjects are whole numbers.',
-        f'Choose one of these; `brainrecon data plan things-eeg2 --subject {subject}` says what to fetch.')
+    if not isinstance(subject, (int, np.integer)) or isinstance(subject, bool) or subject not in subs: raise MissingWeights(f'subject {subject!r} is not in {base.name!r};', f'there are {named(sorted(subs), 12) or "none"}.', *no_subject(subject))
     path = subs[subject]/files_of[layout][split]
     if not path.is_file(): raise MissingWeights(f'{short(path)} is missing;', f'the {split} side of subject {subject} was expected there.', 'Both sides are files of their own.',
         f'Fetch it: `brainrecon data plan things-eeg2 --subject {subject}`; `usable_things_eeg` lists what is there.')
@@ -156,11 +155,11 @@ def unit_of(
     unit:str=None,   # what the caller says, which is then only compared
 )->str:              # 'V', 'uV', 'whitened' or 'z'
     "The unit of the numbers, from a sample of them."
-    some = np.unique(np.linspace(0, len(o.x) - 1, 48).astype(int))
-    x = np.stack([np.asarray(o.x[i, 0], 'float64') for i in some])
-    sd = float(np.median(x.std((0, 2)))); r = np.nan_to_num(np.corrcoef(np.moveaxis(x, 1, 0).reshape(x.shape[1], -1))) if x.shape[1] > 1 else np.zeros((1, 1))
+    r = o.x.shape[1]; x = np.stack([np.asarray(o.x[i//r, i%r], 'float64') for i in np.unique(np.linspace(0, len(o.x)*r - 1, 96).astype(int))])
+    sd = float(np.median(x.std((0, 2)))); x -= x.mean(-1, keepdims=True); within = float(np.median(x.std((0, 2))))    # whitening makes the variance within an epoch 1
+    r = np.nan_to_num(np.corrcoef(np.moveaxis(x, 1, 0).reshape(x.shape[1], -1))) if x.shape[1] > 1 else np.zeros((1, 1))
     bound = float(np.abs(r[~np.eye(len(r), dtype=bool)]).mean()) if len(r) > 1 else 0.
-    looks = 'V' if 1e-8 < sd < 1e-3 else 'whitened' if .1 < sd < 6 and bound < .15 else 'z' if .3 < sd < 1.6 else 'uV' if 1 < sd < 500 else ''
+    looks = 'V' if 1e-8 < sd < 1e-3 else 'whitened' if .2 < within < 1.7 and bound < .15 else 'z' if .3 < sd < 1.6 else 'uV' if 1 < sd < 500 else ''
     says = unit or ('whitened' if re.search(r'mvnn|(?<!no_)whiten', o.says) else 'z' if o.says == 'zscore' else '')
     if looks and (says in ('', looks) or {says, looks} == {'whitened', 'z'} and not unit): return says or looks
     raise ValuesError(f'{o.file}: a channel varies by {sd:.3g}, with a mean correlation of {bound:.2f} between channels' + (f', which looks like {looks};' if looks else ';'), f'{says or "volts, microvolts or whitened numbers"} was expected.',
@@ -274,7 +273,7 @@ def way_to_prepare(
     subject, preset,  # of `data.preproc`
 )->str:
     "What to type to get epochs from raw recordings."
-    return f'`brainrecon run data/01_prepare subject={subject} preset={preset}`, or `prepare_things_eeg(root, {subject}, {preset!r})` of `brainrecon.data.things_eeg_raw`'
+    return f'`brainrecon run data/01_prepare root=... subjects={subject} preset={preset}`, or `prepare_things_eeg(root, {subject}, {preset!r})` of `brainrecon.data.things_eeg_raw`'
 
 def from_raw(
     root:Path, path:Path, subject:int, split:str, preset=None,
@@ -282,10 +281,10 @@ def from_raw(
     "The epochs that were prepared from a raw recording; otherwise how to prepare them."
     made = prepared_folder(subject, preset or 'hvf-250')/split
     if preset is not None and made.exists():
-        trials = load_trials(made); sizes = [(root/f['name'], f['bytes']) for f in trials.provenance.get('files', [])]
-        if all(p.stat().st_size == n for p, n in sizes if p.is_file()): return trials
+        trials = load_trials(made); marks = {path.parent.parent/f'ses-{int(k.split("-")[1]):02d}'/f'raw_eeg_{"training" if k[:5] == "train" else "test"}.npy': m for k, m in trials.provenance.get('key', {}).get('files', {}).items()}
+        if marks and all(file_mark(p) == m for p, m in marks.items() if p.is_file()): return trials
     raise FileError(f'{short(path)} is a raw recording;', 'epochs were expected.', 'It has to be cut, resampled and, for most papers, whitened first; and epochs that were prepared elsewhere have to come from this very file.',
-        f'Prepare them: {way_to_prepare(subject, get_preset(preset or "hvf-250").name)}; then say `preset={get_preset(preset or "hvf-250").name!r}` here.')
+        f'Prepare them: {way_to_prepare(subject, get_preset(preset or "hvf-250").name)}; then say `preset={get_preset(preset or "hvf-250").name!r}` here, in a job `choices="[\'preset={get_preset(preset or "hvf-250").name}\']"`.')
 
 def fit_preset(
     trials:Trials, preset, file:str,

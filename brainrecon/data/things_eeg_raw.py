@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['file_names', 'marker', 'all_sessions', 'raw_subjects', 'raw_file', 'usable_raw', 'in_file', 'let_go', 'spots',
-           'Recording', 'open_recording', 'presentations', 'check_sessions', 'Plan', 'plan_subject', 'epochs_of',
-           'session_noise', 'session_mix', 'prepared_folder', 'what_was_done', 'fill', 'is_made', 'prepare_things_eeg',
-           'load_prepared', 'before_whitening', 'session_whitener']
+           'Recording', 'open_recording', 'presentations', 'check_sessions', 'Plan', 'plan_subject', 'workers',
+           'in_threads', 'epochs_of', 'session_noise', 'session_mix', 'prepared_folder', 'what_was_done', 'fill',
+           'is_made', 'prepare_things_eeg', 'load_prepared', 'before_whitening', 'session_whitener']
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #f036e0fe
-import contextlib, hashlib, mmap, re, shutil, time
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #0c4aa6f4
+import collections, contextlib, hashlib, mmap, os, re, shutil, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from ..core.checks import (ChannelError, CheckpointError, FileError, FolderError, MissingWeights, ReconError, ShapeError, UnknownError, ValuesError,
     channel_index, folder, known, writable)
 from ..core.files import cached, differences, load_arrays
@@ -21,10 +23,10 @@ from ..core.progress import tell
 from ..core.readers import check_signal, file_mark, file_name, read_dict, refuse_twins
 from .preproc import Preset, choose_repetitions, cut_epochs, epoch_map, find_events, get_preset, noise_covariance, published_place, target_code, whitening_matrix, Whitener
 from .stored import TrialsWriter
-from .things_pictures import check_root, things_table
+from .things_pictures import check_root, no_subject, things_table
 from .trials import Trials, load_trials
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #046b8e57
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #91f5623c
 file_names = dict(train='raw_eeg_training.npy', test='raw_eeg_test.npy')
 marker = 'SIMULATED.txt'   # lies in the root of a tree that the simulator wrote
 all_sessions = (1, 2, 3, 4)
@@ -46,7 +48,7 @@ def raw_subjects(
         level = below
     return found
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #58ed573e
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #f38f9816
 def raw_file(
     root,             # the data set
     subject:int, session:int,
@@ -54,16 +56,17 @@ def raw_file(
 )->Path:
     "One recording; a `MissingWeights` with the command that fetches it if it is absent."
     known(split, file_names, 'split'); have = raw_subjects(root); fetch = f'brainrecon data plan things-eeg2 --subject {subject}'
-    if subject not in have: raise MissingWeights(f'subject {subject!r} is not in {Path(root).name!r};', f'subjects with raw recordings there: {", ".join(map(str, sorted(have))) or "none"}.', 'Each subject is a download of its own.', f'Fetch it: `{fetch}`.')
+    if not have: raise MissingWeights(f'{Path(root).name!r} holds no raw recording of THINGS-EEG2;', 'folders such as sub-01/ses-01 with raw_eeg_training.npy were expected.', 'The path may point beside or inside them, or folders have other names.', f'Give the folder that holds sub-01, or fetch them: `brainrecon data plan things-eeg2`.')
+    if not isinstance(subject, (int, np.integer)) or isinstance(subject, bool) or subject not in have: raise MissingWeights(f'subject {subject!r} is not in {Path(root).name!r};', f'subjects with raw recordings there: {", ".join(map(str, sorted(have)))}.', *no_subject(subject))
     path = have[subject]/f'ses-{session:02d}'/file_names[split]
     if path.is_file(): return path
     near = sorted(p.name for p in path.parent.glob('raw_eeg_*.npy') if p.name not in file_names.values()) if path.parent.is_dir() else []
     if near: raise FileError(f'`{file_name(path.parent/near[0])}` is there;', f'`{path.name}` was expected.', 'Some scripts call the training part `train`; the release calls it `training`.', f'Rename it to `{path.name}`.')
     sessions = sorted(p.name for p in have[subject].glob('ses-*') if (p/file_names[split]).is_file())
-    raise MissingWeights(f'`{file_name(path)}` is absent;', f'sessions of the {split} part that are there: {", ".join(sessions) or "none"}.', 'Four sessions belong together; a download may have stopped.',
+    raise MissingWeights(f'`{file_name(path)}` is absent;', f'sessions of the {split} part that are there: {", ".join(sessions) or "none"}.', 'Four sessions belong together, in ses-01 to ses-04; a download may have stopped.',
         f'Fetch it: `{fetch}`, or say which sessions to use: `sessions=[...]`.')
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #4e9819f2
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #ff7ee396
 def usable_raw(
     root,      # the data set
 )->pd.DataFrame: # subject, layout, state, missing, bytes
@@ -74,7 +77,7 @@ def usable_raw(
         rows.append(dict(subject=n, layout='raw', state='ready' if len(there) == len(want) else 'partial', missing=', '.join(k for k, p in want.items() if not p.is_file()), bytes=sum(p.stat().st_size for p in there)))
     return pd.DataFrame(rows, columns=['subject', 'layout', 'state', 'missing', 'bytes'])
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #122c1a69
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #94e3b390
 @contextlib.contextmanager
 def in_file(path):
     "Put the name of the file in front of an error that does not know it."
@@ -98,7 +101,7 @@ def spots(
         if k % 16 == 15: let_go(x)
     let_go(x); return np.stack(out)
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #5f35bcba
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #4885cf68
 @dataclass(frozen=True, eq=False)
 class Recording:
     "One mapped file of the raw release."
@@ -125,13 +128,13 @@ def open_recording(
     i = names.index('stim')
     rows = [k for k in range(len(names)) if k != i]
     try: check_signal(spots(x, rows), [names[k] for k in rows], path, unit='V')
-    except ValuesError as e: raise ValuesError(e.came, e.expected, e.why, e.do if 'typical size' not in e.came else 'Bring it to volts and save it again: `raw_eeg_data[:-1] *= 1e-6`, or f'+again[1:], **e.facts) from None
+    except ValuesError as e: raise ValuesError(e.came, e.expected, e.why, e.do if 'typical size' not in e.came else 'Bring it to volts and save it again: `raw_eeg_data[:-1] *= 1e-6` if these are microvolts, `1e-3` if millivolts, or f'+again[1:], **e.facts) from None
     with in_file(path): at, code = find_events(np.array(x[i], 'float64'), 'the stimulus channel')
     let_go(x); seen = code != target_code
     if not seen.any(): raise ValuesError(f'`{name}` has {len(code)} events, all of them targets;', 'picture numbers from 1 were expected.', 'The codes of the pictures were lost.', again)
     return Recording(path, x, names, float(d['sfreq']), at[seen], code[seen])
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #f518a376
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #1fdb9d46
 def presentations(
     rec:Recording,
     pictures:pd.DataFrame, # picture, concept, path; row i is code i+1
@@ -153,7 +156,7 @@ def presentations(
     t = pictures.iloc[code - 1][['picture', 'concept', 'path']].reset_index(drop=True)
     return t.assign(session=session, code=code, sample=rec.at[rows], place=place, trial=session*100_000 + (50_000 if split == 'test' else 0) + rows)
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #40950106
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #35219f52
 def check_sessions(
     tables:dict,   # session -> its presentations
     files:dict,    # session -> its file
@@ -162,14 +165,14 @@ def check_sessions(
 ):
     "Refuse a session with fewer presentations than the others, and pictures that were never shown."
     size = {s: len(t) for s, t in tables.items()}; short = min(size, key=size.get); most = max(size.values())
-    if size[short] < min(.9*most, most - 2): raise FileError(f'`{file_name(files[short])}` has {size[short]} presentations;', f'about {most} were expected, as in session {max(size, key=size.get)}.', 'The session was cut short.',
+    if size[short] < min(.9*most, most - 2): raise FileError(f'`{file_name(files[short])}` has {size[short]} presentations;', f'about {most} were expected, as in session {max(size, key=size.get)}.', 'The session was cut short, or its train and test files were swapped.',
         'Fetch the file again: `brainrecon data plan things-eeg2`. Or leave the session out: `sessions=[...]`.')
     shown = set().union(*(t.code for t in tables.values())) if split == 'train' else set.intersection(*(set(t.code) for t in tables.values()))
     if len(shown) < n and (split == 'test' or set(tables) >= set(all_sessions)):
         raise UnknownError(f'{n - len(shown)} of {n} {split} pictures in the table are not shown in `{file_name(files[short])}` and the other sessions, such as number {min(set(range(1, n + 1)) - shown)};', 'each was expected.',
             'The table of pictures belongs to another set, or a file to another subject.', 'Check `image_metadata.npy` and the folders of pictures.')
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #c2c3097e
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #95eced37
 @dataclass(frozen=True, eq=False)
 class Plan:
     "What will be made of one subject, and from what."
@@ -208,7 +211,30 @@ def plan_subject(
         'A microvolt in volts is too small a number for 16 bits.', "Use dtype='float32'.")
     return Plan(root, subject, p, sessions, files, tables, key)
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #809ab046
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #1087e806
+def workers()->int:
+    "Threads that cut epochs: as many as OMP_NUM_THREADS or the machine allows, at most four."
+    wish = os.environ.get('OMP_NUM_THREADS', '')
+    return max(1, min(4, int(wish) if wish.isdigit() else os.cpu_count() or 1))
+
+def in_threads(
+    f, items,      # what to do, and with what
+    n:int=None,    # threads; `workers()` if None
+):                 # yields results in the order of the items
+    "The results of `f`, a few of them made ahead by other threads."
+    n = workers() if n is None else n
+    if n == 1: yield from map(f, items); return
+    with ThreadPoolExecutor(n) as pool:
+        ahead = collections.deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(f, item))
+                if len(ahead) > n: yield ahead.popleft().result()
+            while ahead: yield ahead.popleft().result()
+        finally:
+            for waiting in ahead: waiting.cancel()
+
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #4836d012
 def epochs_of(
     rec:Recording,
     t:pd.DataFrame,    # rows of the plan for this recording
@@ -219,13 +245,13 @@ def epochs_of(
 ):                     # yields (`b c t`, code of each)
     "Batches of epochs of one recording: of all channels that are whitened together, or, with `mix`, of the kept ones."
     names = preset.over if preset.whiten else preset.channels; rows = channel_index(rec.names, names); at, code = t['sample'].to_numpy(), t.code.to_numpy()
-    for i in range(0, len(t), batch):
+    def cut(i):
         x = cut_epochs(rec.x, at[i:i+batch], rows, preset, weights, rec.sfreq, mix); let_go(rec.x)
-        if not np.isfinite(x.sum(dtype='float64')):
-            plain = cut_epochs(rec.x, at[i:i+batch], rows, preset, weights, rec.sfreq); b, c = np.argwhere(~np.isfinite(plain).all(-1))[0]
-            raise ValuesError(f'`{file_name(rec.path)}` has values that are not finite in {names[c]}, within an epoch at {at[i+b]/rec.sfreq:.3f} s;', 'every value must be a number.', 'A gap in the recording, or a bad electrode.',
-                'Fetch the file again: `brainrecon data plan things-eeg2`. Or leave the session out: `sessions=[...]`.')
-        yield x, code[i:i+batch]
+        if np.isfinite(x.sum(dtype='float64')): return x, code[i:i+batch]
+        plain = cut_epochs(rec.x, at[i:i+batch], rows, preset, weights, rec.sfreq); b, c = np.argwhere(~np.isfinite(plain).all(-1))[0]
+        raise ValuesError(f'`{file_name(rec.path)}` has values that are not finite in {names[c]}, within an epoch at {at[i+b]/rec.sfreq:.3f} s;', 'every value must be a number.', 'A gap in the recording, or a bad electrode.',
+            'Fetch the file again: `brainrecon data plan things-eeg2`. Or leave the session out: `sessions=[...]`.')
+    yield from in_threads(cut, range(0, len(t), batch))
 
 def session_noise(
     plan:Plan, session:int, weights,
@@ -239,7 +265,7 @@ def session_noise(
         covs.append(noise_covariance((next(epochs_of(rec, t[t.code.isin(code[k])], p, weights, batch=len(t))) for k in groups), 'time'))
     return np.mean(covs, 0)
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #f8cc805b
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #40e0c9d7
 def session_mix(
     plan:Plan, session:int, weights, at:Path,
 )->np.ndarray:         # `c c_new`, or None if the preset does not whiten
@@ -252,7 +278,7 @@ def session_mix(
     except CheckpointError: cov = cached(path, make, meta, rebuild=True)['covariance']    # of an earlier plan
     return whitening_matrix(cov, p.over)[:, channel_index(p.over, p.channels)]
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #8ae203a6
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #9a6cabe0
 def prepared_folder(
     subject:int, preset='hvf-250',
     out=None,     # where presets of all subjects are kept; the data folder if None
@@ -261,7 +287,7 @@ def prepared_folder(
     base = folder('data', 'prepared', 'things-eeg2', make=False) if out is None else Path(out).expanduser()
     return base/get_preset(preset).name/f'sub-{subject:02d}'
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #2d47db55
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #e14f0a53
 def what_was_done(
     plan:Plan, split:str,
 )->dict:
@@ -273,7 +299,7 @@ def what_was_done(
     return dict(dataset='things-eeg2', layout='raw', recording=f'things-eeg2/{plan.name}', split=split, preset=p.name, unit=p.unit_out, steps=steps, whitening=record if p.whiten else None, transductive=p.transductive,
         files=[dict(name=f.relative_to(plan.root).as_posix(), bytes=f.stat().st_size) for f in files], licence='CC BY 4.0 (recordings); pictures under the terms of THINGS', simulated=(plan.root/marker).exists())
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #7b80e1ca
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #8b30a717
 def fill(
     w:TrialsWriter, plan:Plan, split:str, weights, at:Path, log,
     part:int=1024,     # epochs of a part, the unit in which a run goes on
@@ -297,7 +323,7 @@ def is_made(
     if not diff: return True
     raise FolderError(f'`{"/".join(path.parts[-3:])}` was made from other files or settings ({"; ".join(diff[:3])});', 'the same ones were expected.', 'The preset, the sessions or the recordings were changed since.', 'Delete the folder, or give another `out`.')
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #cdd06a0e
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #cc97d81d
 def prepare_things_eeg(
     root=None,                 # the data set; the data folder's `things-eeg2` if None
     subject:int=1,
@@ -317,11 +343,11 @@ def prepare_things_eeg(
         writable(at); t = plan.tables[split]
         if not resume: shutil.rmtree(at/f'.{split}.part', ignore_errors=True)
         if weights is None: weights = (epoch_map(p, rate)*(1e6 if p.unit == 'uV' and not p.whiten else 1)).astype('float32')
-        with TrialsWriter(path, len(t), list(p.channels), 'eeg', p.sfreq, p.first, p.n_times, dtype, plan.key) as w:
+        with threadpool_limits(1, 'blas'), TrialsWriter(path, len(t), list(p.channels), 'eeg', p.sfreq, p.first, p.n_times, dtype, plan.key) as w:
             fill(w, plan, split, weights, at, log); w.finish(what_was_done(plan, split))
     return paths
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #1b1d3fda
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #ae2984d5
 def load_prepared(
     subject:int=1,
     split:str='train',         # 'train' or 'test'
@@ -332,7 +358,7 @@ def load_prepared(
     if path.exists(): return load_trials(path)
     raise MissingWeights(f'`{"/".join(path.parts[-3:])}` is absent;', 'prepared trials were expected there.', 'They are made from raw recordings, once.', f'Make them: `brainrecon run data/01_prepare root=... subjects={subject} preset={get_preset(preset).name}`, or `prepare_things_eeg(root, {subject}, {get_preset(preset).name!r})`.')
 
-# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #9c42c620
+# %% ../../nbs/01_data/09_things_eeg_raw.ipynb #77ec05c4
 def before_whitening(
     plan:Plan, session:int,
     split:str='test',  # 'train' or 'test'

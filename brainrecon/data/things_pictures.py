@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_folders', 'test_folders', 'metadata_name', 'columns', 'concept_of', 'picture_id', 'picture_folders',
            'side_folder', 'listing', 'named', 'check_listing', 'from_metadata', 'alike', 'compare', 'merge',
-           'find_metadata', 'check_sides', 'check_root', 'things_table', 'things_like', 'some_concepts',
+           'find_metadata', 'check_sides', 'check_root', 'no_subject', 'things_table', 'things_like', 'some_concepts',
            'write_things_images']
 
 # %% ../../nbs/01_data/08_things_pictures.ipynb #7604e74d
@@ -171,7 +171,17 @@ def check_root(
     "`root` as a folder that exists; otherwise a `MissingWeights` with the command that plans the download."
     root = Path(root).expanduser()
     if root.is_dir(): return root
-    raise MissingWeights(f'there is no folder {root.name!r};', f'the data set {what} was expected there.', '', f'Check the path; `brainrecon data plan {what}` says what to fetch.')
+    if root.is_file(): raise MissingWeights(f'{root.name!r} is a file;', f'the folder of the data set {what} was expected.', 'Which files belong to it is found out from the folder.', 'Give the folder that it lies in, or the one above.')
+    raise MissingWeights(f'there is no folder {root.name or str(root)!r};', f'the data set {what} was expected there.', '' if root.is_absolute() else f'A relative path starts at the working folder, here {Path.cwd().name!r}; a job works in its run folder.',
+        f'Check the path{"" if root.is_absolute() else " or give it from the top"}; `brainrecon data plan {what}` says what to fetch.')
+
+def no_subject(
+    subject,    # that was asked for and is not there
+)->tuple:       # why, and what to do
+    "What to say of a subject of THINGS-EEG2 that is absent."
+    if not isinstance(subject, (int, np.integer)) or isinstance(subject, bool): return 'Subjects are whole numbers.', 'Choose one of these: 1 stands for sub-01.'
+    if not 1 <= subject <= 10: return 'THINGS-EEG2 has ten people, 1 to 10.', 'Choose one of these.'
+    return 'Each subject is a download of its own.', f'Choose one of these; `brainrecon data plan things-eeg2 --subject {subject}` says what to fetch.'
 
 def things_table(
     root,              # the data set, or the folder that holds its pictures
@@ -182,7 +192,7 @@ def things_table(
     root = check_root(root); bases = picture_folders(root) if images is None else picture_folders(check_root(images)) or [Path(images).expanduser()]
     meta = find_metadata(root, bases)
     if not bases and meta is None: raise MissingWeights(f'{root.name!r} holds neither pictures nor {metadata_name};', 'one of them was expected: the signals alone do not say what was seen.', '',
-        'See `brainrecon data plan things-eeg2`; if the pictures lie elsewhere, give `images=` their folder.')
+        'Give the folder above, if it holds both; or name the folder of pictures: `images=` to prepare, `pictures=` to load and in jobs. `brainrecon data plan things-eeg2` says what to fetch.')
     said = {s: from_metadata(meta, s) for s in ('train', 'test')} if meta else None
     if said and (not bases or not strict): return check_sides(said)
     tables = [{s: listing(side_folder(b, s)) for s in ('train', 'test')} for b in bases]

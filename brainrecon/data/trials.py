@@ -332,13 +332,15 @@ def load_trials(
     if not (head.is_file() and x.is_file()):
         raise FolderError(f'{path.name!r} holds no trials;', 'a folder with x.npy and trials.json was expected.', 'A write may have been cut short.', 'Write it again with `trials.save(path)`.')
     h = load_json(head)
-    lost = [k for k in ('kind', 'names', 'sfreq', 'tmin', 'provenance', 'bytes', 'sha256', 'table') if not isinstance(h, dict) or k not in h]
-    if lost: raise FolderError(f'trials.json in {path.name!r} has no `{lost[0]}`;', 'a file written by `Trials.save` was expected.', 'It was changed, or another program wrote it.', 'Write it again with `trials.save(path)`.')
+    kinds_of = dict(kind=str, names=list, sfreq=(int, float, type(None)), tmin=(int, float), provenance=dict, bytes=int, sha256=str, table=dict)
+    lost = [k for k, t in kinds_of.items() if not isinstance(h, dict) or not isinstance(h.get(k, ...), t)]
+    if lost: raise FolderError(f'trials.json in {path.name!r} has no usable `{lost[0]}`;', 'a file written by `Trials.save` was expected.', 'It was changed, or another program wrote it.', 'Write it again with `trials.save(path)`.')
     if os.path.getsize(x) != h['bytes'] or (verify and sha256(x) != h['sha256']):
         raise FolderError(f"the signal in {path.name!r} is not the one that was written;", f"{h['bytes']} bytes were expected, {os.path.getsize(x)} found.",
             'The disk was full, or the file was changed.', 'Delete the folder and make it again.')
-    table = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()})
-    return Trials(np.load(x, mmap_mode='r', allow_pickle=False), h['names'], table, h['kind'], h['sfreq'], h['tmin'], h['provenance'], checked=True)
+    try: table, x = pd.DataFrame({c: [tuple(v) if isinstance(v, list) else v for v in col] for c, col in h['table'].items()}), np.load(x, mmap_mode='r', allow_pickle=False)
+    except (ValueError, TypeError, EOFError) as e: raise FolderError(f'{path.name!r} cannot be read ({str(e)[:80]});', 'files written by `Trials.save` were expected.', 'They were changed, or another program wrote them.', 'Write the folder again with `trials.save(path)`.') from None
+    return Trials(x, h['names'], table, h['kind'], h['sfreq'], h['tmin'], h['provenance'], checked=True)
 
 # %% ../../nbs/01_data/00_trials.ipynb #a8610a5e
 @patch

@@ -52,7 +52,7 @@ def fetch_data(
 )->int:             # exit code
     "Print the plan, ask, fetch."
     p = plan(id, subjects, parts); print(p, flush=True)
-    if not p.missing and not p.open: print(f'\nEverything is here. `brainrecon data verify {id}` reads it again.'); return 0
+    if not p.missing and not p.open and not p.asset.tool: print(f'\nEverything is here. `brainrecon data verify {id}` reads it again.'); return 0
     may_fetch(p); words = [f'brainrecon data fetch {id}', *(['--subject', *map(str, subjects)] if subjects else []), *(['--part', *parts] if parts else [])]
     print()
     if not agreed(yes, ' '.join(words)): print('nothing was fetched'); return 0

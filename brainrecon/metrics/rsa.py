@@ -192,5 +192,6 @@ def rsa_ceiling(
     if len(m) < 2 or len({len(r) for r in m}) > 1: raise ShapeError(f'{len(m)} people with {sorted({len(r) for r in m})} conditions',
         'give no ceiling; two or more with the same conditions were expected.', '', 'Measure more people, or use the reliability over repetitions.')
     i, j = np.triu_indices(len(m[0]), 1); v = np.array([r[i, j] for r in m]); z = standard(v, 'pearson' if kind == 'pearson' else 'spearman'); n = len(v)
-    upper = [agreement(a, z.mean(0), kind) for a in v]; lower = [agreement(v[s], z[np.arange(n) != s].mean(0), kind) for s in range(n)]
+    mean = lambda z: np.round(z.mean(0), 12)    # equal means stay ties
+    upper = [agreement(a, mean(z), kind) for a in v]; lower = [agreement(v[s], mean(z[np.arange(n) != s]), kind) for s in range(n)]
     return dict(lower=float(np.mean(lower)), upper=float(np.mean(upper)), each_lower=lower, each_upper=upper, people=n, kind=kind)
