@@ -267,7 +267,8 @@ fetch_file(sys.argv[1], sys.argv[2], sha256=sys.argv[3] or '', progress=None, wa
 '''
 
 def child(url, path, sha='', **how):
-    return subprocess.Popen([sys.executable, '-c', CHILD, url, str(path), sha], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how)
+    return subprocess.Popen([sys.executable, '-c', CHILD, url, str(path), sha], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **how)      # a shell that runs the tests in the background makes its children deaf to Ctrl-C
 
 def until(check, seconds=60):
     end = time.monotonic()+seconds

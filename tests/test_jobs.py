@@ -2,6 +2,7 @@
 import json, os, re, signal, socket, subprocess, sys, time
 from pathlib import Path
 import nbformat, pytest
+from notebooks import ROOT
 from brainrecon.core.checks import FolderError, ParameterError, UnknownError
 from brainrecon.core.files import load_json
 from brainrecon.jobs.cli import main
@@ -231,6 +232,6 @@ def test_recipes(path):
 
 def test_folders_are_those_of_the_caller(tmp_path, monkeypatch):
     "A job works in its run folder; a relative `root` is meant from where the command was typed."
-    monkeypatch.chdir(tmp_path); job = find_job('retrieval/01_decode')
+    monkeypatch.chdir(tmp_path); job = find_job('retrieval/01_decode', ROOT/'nbs'/'08_jobs')
     got = resolve(job, None, dict(root='my data', pictures=''))
     assert got['root'].value == str(tmp_path/'my data') and got['pictures'].value == '' and resolve(job)['root'].value == ''

@@ -61,7 +61,7 @@ def subject_of(
 )->Path:
     "The file or folder of one subject."
     if isinstance(subject, bool) or subject not in found: raise MissingWeights(f'subject {subject!r} is not there;', f'there are {named(sorted(found), 9)}.', '' if isinstance(subject, int) else 'Subjects are whole numbers.',
-        f'Choose one of these; `brainrecon data plan things-meg --subject {subject}` says what to fetch.')
+        f'Choose one of these; `brainrecon data plan things-meg --subject {subject}` says what to fetch.' if subject in (1, 2, 3, 4) else 'Choose one of these: four people took part, 1 to 4.')
     return found[subject]
 
 # %% ../../nbs/01_data/11_things_meg.ipynb #3e73748d
