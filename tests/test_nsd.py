@@ -8,8 +8,9 @@ import pytest
 from brainrecon.core.checks import LeakError, ShapeError, ValuesError
 from brainrecon.core.readers import file_mark
 from brainrecon.data import nsd, nsd_betas
+from brainrecon.data.datasets import load_splits
 from brainrecon.data.brain_maps import in_volume, show_brain, show_regions, show_slices, show_surface
-from brainrecon.data.nsd import blocks, fitted_on, grouped, load_nsd, nsd_splits, session_scales, usable_nsd
+from brainrecon.data.nsd import blocks, fitted_on, grouped, load_nsd, session_scales, usable_nsd
 from brainrecon.data.nsd_betas import Betas, n_sessions, n_voxels, nsd_mask, nsd_rois, open_betas, session_files, session_rows
 from brainrecon.data.nsd_pictures import nsd_captions, nsd_pictures
 from brainrecon.data.nsd_tree import write_nsd
@@ -169,8 +170,9 @@ def test_pictures_and_captions_belong_to_the_trials(whole):
 
 def test_splits_by_picture(whole):
     "No picture on two sides; another seed holds out others; every repetition goes along."
-    s = nsd_splits(whole, 1, valid=.2, roi='V1'); assert s.by == 'picture' and s.valid.table.picture.nunique() == round(.2*54) and (s.valid.table.groupby('picture').size() == 3).all()
-    assert set(nsd_splits(whole, 1, valid=.2, seed=1, roi='V1').valid.table.picture) != set(s.valid.table.picture)
+    s = load_splits('nsd', whole, 1, valid=.2, average=False, roi='V1'); assert s.by == 'picture' and s.valid.table.picture.nunique() == round(.2*54) and (s.valid.table.groupby('picture').size() == 3).all()
+    assert set(load_splits('nsd', whole, 1, valid=.2, seed=1, roi='V1').valid.table.picture) != set(s.valid.table.picture)
+    assert load_splits('nsd', whole, 1, test='old_test').test.table.picture.nunique() <= s.test.table.picture.nunique()
     with pytest.raises(LeakError): type(s)(s.train, s.valid, s.valid, by='picture')
 
 

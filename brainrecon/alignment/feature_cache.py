@@ -7,10 +7,9 @@ __all__ = ['loaded', 'picture_marks', 'FeatureShelf', 'check_asked', 'features',
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #4261662e
 import functools, hashlib, json
-from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core.checks import CheckpointError, ShapeError, check_finite, folder, known
+from ..core.checks import ShapeError, check_finite, folder, known
 from ..core.files import plain
 from ..core.shelf import Shelf
 from ..data.pictures import Pictures

@@ -7,14 +7,14 @@ __all__ = ['Want', 'digest', 'wrong_with', 'looks_wrong', 'inside', 'room', 'bes
            'judge', 'written', 'pour', 'attempt', 'from_source', 'Meter', 'fetch_file', 'whole', 'failed']
 
 # %% ../../nbs/00_core/08_fetch.ipynb #fb389abe
-import contextlib, hashlib, http.client, os, re, shutil, sys, time
+import contextlib, hashlib, http.client, os, re, shutil, time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from .ask import Again, FetchError, Never, checked, digits, online, open_url, shown, size_text
 from .checks import FileError, FolderError, ParameterError, UnsafeError, writable
 from .files import load_json, save_json
-from .progress import tell
+from .progress import clock, tell, watched_bar
 
 # %% ../../nbs/00_core/08_fetch.ipynb #396adbf0
 @dataclass(frozen=True)
@@ -247,10 +247,7 @@ class Meter:
     def start(self, have, total):
         "A connection was made."
         self.got, self.first, self.total, self.began = have, have, total, time.monotonic(); self.spoke = self.began
-        wish = os.environ.get('BRAINRECON_PROGRESS', '')
-        if self.bar is None and self.log == 'auto' and (wish == 'bar' or not wish and sys.stderr.isatty()):
-            from tqdm.auto import tqdm
-            self.bar = tqdm(total=total, desc=self.name, unit='B', unit_scale=True, dynamic_ncols=True)
+        if self.bar is None: self.bar = watched_bar(self.log, total=total, desc=self.name, unit='B', unit_scale=True)
         if self.bar is not None: self.bar.n = have; self.bar.refresh()
     def add(self, n):
         "So many bytes came."
@@ -261,8 +258,7 @@ class Meter:
         "How far it is, how fast, and how long it will take."
         rate = (self.got-self.first)/max(1e-3, time.monotonic()-self.began)
         if not self.total: return f'{size_text(self.got)}  {rate/1e6:.1f} MB/s'
-        m, s = divmod(int((self.total-self.got)/max(1., rate)+.5), 60); h, m = divmod(m, 60)
-        return f'{size_text(self.got)} of {size_text(self.total)}  {100*self.got//self.total} %  {rate/1e6:.1f} MB/s  left ' + (f'{h}:{m:02d}:{s:02d}' if h else f'{m}:{s:02d}')
+        return f'{size_text(self.got)} of {size_text(self.total)}  {100*self.got//self.total} %  {rate/1e6:.1f} MB/s  left {clock((self.total-self.got)/max(1., rate))}'
     def say(self, text):
         "A line about this file."
         if self.log is not None: tell(self.log, f'{self.name}  {text}')

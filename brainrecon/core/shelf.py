@@ -6,14 +6,14 @@
 __all__ = ['looked_at', 'Count', 'Shelf', 'rows_hash', 'Growing', 'npy_head', 'write_all']
 
 # %% ../../nbs/00_core/04c_shelf.ipynb #253b7eca
-import contextlib, hashlib, io, json, os, re, shutil, sys, time, warnings
+import contextlib, hashlib, io, json, os, re, shutil, time, warnings
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .checks import CheckpointError, FileError, FolderError, ShapeError, UnknownError, known, writable
 from .files import differences, load_json, plain, save_json
-from .progress import tell
+from .progress import clock, tell, watched_bar
 
 # %% ../../nbs/00_core/04c_shelf.ipynb #e583cbc6
 class Count:
@@ -26,18 +26,15 @@ class Count:
         log='auto',     # `auto`; None: silent; or a function that takes each line
         every:float=10, # seconds between lines
     ):
-        self.what, self.total, self.unit, self.done, self.first, self.log, self.every, self.bar = what, total, unit, done, done, log, every, None
-        self.began = self.spoke = time.monotonic(); wish = os.environ.get('BRAINRECON_PROGRESS', '')
-        if log == 'auto' and (wish == 'bar' or not wish and sys.stderr.isatty()):
-            from tqdm.auto import tqdm
-            self.bar = tqdm(total=total, initial=done, desc=what, unit=f' {unit}', dynamic_ncols=True, delay=2)
+        self.what, self.total, self.unit, self.done, self.first, self.log, self.every = what, total, unit, done, done, log, every
+        self.began = self.spoke = time.monotonic(); self.bar = watched_bar(log, total=total, initial=done, desc=what, unit=f' {unit}', delay=2)
     def add(self, k:int):
         "Count `k` more pieces, and say something if it is time."
         self.done += k; now = time.monotonic()
         if self.bar is not None: self.bar.update(k)
         elif self.log is not None and now - self.spoke >= self.every:
-            rate = (self.done - self.first)/max(now - self.began, 1e-9); m, s = divmod(int((self.total - self.done)/rate + .5), 60)
-            tell(self.log, f'{self.what}  {self.done}/{self.total} {self.unit}  {rate:.3g} {self.unit}/s  left {m}:{s:02d}'); self.spoke = now
+            rate = (self.done - self.first)/max(now - self.began, 1e-9)
+            tell(self.log, f'{self.what}  {self.done}/{self.total} {self.unit}  {rate:.3g} {self.unit}/s  left {clock((self.total - self.done)/rate)}'); self.spoke = now
     def close(self):
         "Close the bar, if there is one."
         if self.bar is not None: self.bar.close()

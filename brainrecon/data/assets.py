@@ -9,7 +9,7 @@ __all__ = ['kinds', 'gifford', 'things', 'people', 'plus', 'sessions', 'meg', 't
 # %% ../../nbs/01_data/15a_assets.ipynb #3a1b427c
 import re
 from dataclasses import dataclass, field
-from ..core.checks import ParameterError, UnknownError, known
+from ..core.checks import ParameterError, known
 
 # %% ../../nbs/01_data/15a_assets.ipynb #20f2f86f
 @dataclass(frozen=True)

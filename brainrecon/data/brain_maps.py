@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from ..core.checks import ShapeError, UnknownError, ValuesError, known, need
-from ..core.show import Chart, chart, figure_style, ink, palette, soft
+from ..core.show import Chart, chart, figure_style, palette
 
 # %% ../../nbs/01_data/13c_brain_maps.ipynb #75621e28
 def in_volume(

@@ -111,6 +111,7 @@ def load_splits(
     root=None, subject=1, # its folder, and who
     *, valid=0.1,         # training concepts to choose with: a fraction, a number, or their names
     seed:int=0,           # of the lot
+    test:str='test',      # the side to score, if a set has several: NSD's 'old_test'
     average:bool=True,    # one row a picture, kept on disk; False keeps every repetition
     pick:list=None,       # channels or voxels
     sfreq:float=None, window:tuple=None, # samples per second, and seconds
@@ -119,12 +120,12 @@ def load_splits(
     "Training, held-out training concepts, and a sealed test of one person."
     d = data_sets[known(name, data_sets, 'data set')]
     sides = []
-    for side in ('train', 'test'):
+    for side in ('train', test):
         t = load_data(name, root, subject, side, **how)
         if any((average, pick is not None, sfreq, window)): t = kept(t, average=average, pick=pick, sfreq=sfreq, window=window)
         sides.append(t)
-    train, test = sides
+    train, sealed = sides
     by = 'picture' if how.get('protocol') == 'authors' else d.by
     out = train.table[by].isin(held_out(train.table[by], valid, seed)).to_numpy()
     part = (lambda rows: kept(train, rows=rows)) if train.x.nbytes > large else (lambda rows: train[rows])
-    return Splits(part(~out), part(out), test, by=by)
+    return Splits(part(~out), part(out), sealed, by=by)

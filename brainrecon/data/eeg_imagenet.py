@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.checks import (ChannelError, FileError, MissingWeights, ReconError, ShapeError, UnknownError, ValuesError, channel_index, folder, known, rng)
 from ..core.files import load_json, save_json
 from ..core.readers import check_signal, damaged, file_mark, file_name, read_dict
-from .stored import TrialsWriter
+from .stored import TrialsWriter, marker
 from .trials import Trials, load_trials
 
 # %% ../../nbs/01_data/12_eeg_imagenet.ipynb #e49456e0
@@ -130,7 +130,7 @@ def write_subject(path, about, subject, at)->Trials:
     got, labels = read_marked(path, about['mark']); got = [e for e in got if e['subject'] == subject]; twice = set(copies(got)); n = len(twice)
     if n: warnings.warn(f'{n} entries of subject {subject} in {file_name(path)} stand twice with the same numbers; the copies are left out.')
     got = [e for i, e in enumerate(got) if i not in twice]; table = trial_table(got, labels); t = min(501, min(e['eeg_data'].shape[1] for e in got))
-    simulated = dict(simulated=True) if (Path(path).parent/'simulated.txt').exists() else {}
+    simulated = dict(simulated=True) if (Path(path).parent/marker).exists() else {}
     with TrialsWriter(at, len(got), ch62, 'eeg', 1000., 0., t, key=dict(file=about['mark'], subject=subject, form=1)) as w:
         for i in range(0, len(got), 512):
             if f'{i}' not in w.done: w.put(f'{i}', whole(got[i:i+512], path, t), table.iloc[i:i+512])

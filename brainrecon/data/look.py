@@ -11,7 +11,7 @@ __all__ = ['shown_units', 'side_colours', 'unit_of', 'some_rows', 'mean_of', 'si
 # %% ../../nbs/01_data/06_look.ipynb #f6da9132
 import numpy as np
 import pandas as pd
-from ..core.checks import ChannelError, ReconError, ShapeError, UnknownError, channel_index, known, need
+from ..core.checks import ChannelError, ShapeError, channel_index, known, need
 from ..core.show import Chart, accent, chart, figure_style, ink, palette, right, sensor_info, soft
 from .trials import Sealed, Splits, Trials
 

@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['ways', 'session_scales', 'file_of', 'not_finite', 'fitted_on', 'grouped', 'blocks', 'chosen', 'result_table', 'told',
-           'check_twins', 'own_versions', 'load_nsd', 'write_large', 'nsd_splits', 'usable_nsd', 'state_of']
+           'check_twins', 'own_versions', 'load_nsd', 'write_large', 'usable_nsd', 'state_of']
 
 # %% ../../nbs/01_data/13_nsd.ipynb #97986733
 import hashlib
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core.checks import (ChannelError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, folder, known, rng)
+from ..core.checks import (ChannelError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, folder, known)
 from ..core.files import plain
 from ..core.readers import check_signal, file_name, refuse_twins
 from .nsd_betas import (Betas, expected_voxels, n_sessions, nsd_root, nsd_subject, one_file, open_betas, per_session, roi_voxels, session_files, trials_of, versions)
 from .nsd_trials import nsd_table, own_tables
-from .stored import TrialsWriter
-from .trials import Splits, Trials, load_trials
+from .stored import TrialsWriter, marker
+from .trials import Trials, load_trials
 
 # %% ../../nbs/01_data/13_nsd.ipynb #b0fa8efe
 ways = {'none': None, 'train-sessions': 'train', 'all-sessions': 'all'}
@@ -76,7 +76,7 @@ def grouped(
 
 def blocks(betas:Betas, table, groups, cols, scales, size:int=2**26):
     "Rows of the result, a part at a time: (its groups, `b v` float32)."
-    width = betas.x.shape[1] if cols is None else len(cols); row, ses = table.row.to_numpy(), table.session.to_numpy()
+    row, ses = table.row.to_numpy(), table.session.to_numpy()
     room = max(1, size//(4*betas.x.shape[1]*max(map(len, groups))))
     for i in range(0, len(groups), room):
         part = groups[i:i+room]; flat = np.concatenate(part).astype(int); x = betas.rows(row[flat], cols)
@@ -125,7 +125,7 @@ def told(root, betas, table, side, groups, cols, roi, split, zscore, average, re
     if average: steps.append(f'averaged over repetitions ({repeats})')
     return plain(dict(dataset='nsd', layout=betas.layout, recording=f'nsd/subj{betas.subject:02d}', split=split, by='picture', unit='z' if z or zscore != 'none' else betas.unit, steps=steps, transductive=fitted == 'all',
         roi=roi if isinstance(roi, str) or roi is None else 'chosen', lists=str(table.source.iloc[0]), sessions=sorted(int(s) for s in side.session.unique()), voxels=None if cols is None else len(cols),
-        files=[dict(name=p.relative_to(root).as_posix(), bytes=p.stat().st_size) for p in betas.files], licence='NSD terms and conditions, signed by each user', **(dict(simulated=True) if (root/'SIMULATED.txt').is_file() else {})))
+        files=[dict(name=p.relative_to(root).as_posix(), bytes=p.stat().st_size) for p in betas.files], licence='NSD terms and conditions, signed by each user', **(dict(simulated=True) if (root/marker).is_file() else {})))
 
 def check_twins(root, subject):
     "Refuse one recording under two names."
@@ -177,21 +177,6 @@ def write_large(path, side, groups, parts, names, average, key, about):
         for i, (part, x) in enumerate(parts):
             if str(i) not in w.done: w.put(str(i), x, result_table(side, part, average))
         w.finish(about)
-
-# %% ../../nbs/01_data/13_nsd.ipynb #37391890
-def nsd_splits(
-    root=None, subject:int=1,
-    valid:float=.1,      # share of the training pictures that are held out for choosing
-    seed:int=0,          # which ones
-    test:str='test',     # or 'old_test'
-    **how,               # for `load_nsd`, the same for all sides
-)->Splits:
-    "Training, validation and the sealed test of one person, split by picture."
-    if not (isinstance(valid, float) and 0 < valid < 1): raise ParameterError(f'valid is {valid!r};', 'a share between 0 and 1 was expected.', '', 'Use valid=0.1.')
-    t = nsd_table(root, subject, how.get('source'))
-    if how.get('sessions') is not None: t = t[t.session.isin(set(how['sessions']))]
-    own = np.unique(t.image[t.train]); own = rng(seed, 'nsd valid', subject).permutation(own); k = max(1, round(valid*len(own)))
-    return Splits(load_nsd(root, subject, 'train', only=own[k:], **how), load_nsd(root, subject, 'train', only=own[:k], **how), load_nsd(root, subject, test, **how), by='picture')
 
 # %% ../../nbs/01_data/13_nsd.ipynb #66c23c96
 def usable_nsd(

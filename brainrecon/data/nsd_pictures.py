@@ -8,7 +8,6 @@ __all__ = ['check_numbers', 'picture_source', 'read_pictures', 'nsd_pictures', '
 
 # %% ../../nbs/01_data/13e_nsd_pictures.ipynb #9c8b6183
 import hashlib, json
-from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core.checks import FileError, MissingWeights, ShapeError, UnknownError, ValuesError, folder, known
@@ -16,7 +15,7 @@ from ..core.files import atomic
 from ..core.readers import read_h5, read_npy
 from ..core.sources import damaged, file_mark, file_name, head_of
 from .nsd_betas import n_pictures, nsd_root
-from .nsd_trials import read_table
+from .nsd_trials import number_table
 from .pictures import Pictures, check_size, read_picture, resized
 
 # %% ../../nbs/01_data/13e_nsd_pictures.ipynb #0d58a76a
@@ -105,7 +104,7 @@ def curated_captions(path, ids)->list:
 
 def coco_captions(root, ids)->list:
     "Captions from COCO's own files."
-    info = root/'nsddata/experiments/nsd/nsd_stim_info_merged.csv'; t = read_table(info, ['nsdId', 'cocoId']).set_index('nsdId')
+    info = root/'nsddata/experiments/nsd/nsd_stim_info_merged.csv'; t = number_table(info, ['nsdId', 'cocoId']).set_index('nsdId')
     gone = [i for i in ids if i not in t.index]
     if gone: raise UnknownError(f'`{file_name(info)}` does not name picture {gone[0]};', f'it names {len(t)} pictures.', 'The table may be cut short.', 'Fetch it again: `brainrecon data plan nsd`.')
     wanted = set(t.cocoId[ids]); found = {}

@@ -18,6 +18,7 @@ from .nsd_betas import n_pictures, volume_shapes
 from .nsd_trials import behav_columns, run_lengths
 from .pictures import Pictures, load_pictures, resized
 from .simulated_fmri import Scanner, estimator, per_run
+from .stored import marker
 
 # %% ../../nbs/01_data/13a_nsd_tree.ipynb #221f81b1
 def make_plan(
@@ -219,7 +220,7 @@ def write_nsd(
     root = Path(root).expanduser(); root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()): raise ParameterError(f'the folder {root.name!r} is not empty;', 'a new or empty one was expected.', 'Simulated files must not mix with recorded ones.', 'Give another folder.')
     plan, tables, pictures, names = make_plan(sessions, trials, shared, seed), {}, {}, {}; own = plan['subjectim'].shape[1] - shared
-    (root/'SIMULATED.txt').write_text('The responses in this folder are simulated; the pictures are those of brainrecon.\n')
+    (root/marker).write_text('The responses in this folder are simulated; the pictures are those of brainrecon.\n')
     for s in subjects:
         both, mine = plan_pictures(shared, own, s); ids = plan['subjectim'][s-1] - 1; t = tables[s] = behaviour(plan, s, sessions, trials, seed)
         seen = Pictures(np.concatenate([both.img, mine.img]), pd.concat([both.table, mine.table], ignore_index=True))

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['behav_columns', 'test_trials', 'small_array', 'check_ending', 'read_behav', 'read_tar', 'check_behav', 'run_lengths',
-           'one_each', 'wds_table', 'read_design', 'read_table', 'own_tables', 'own_table', 'mark_sides',
+           'one_each', 'wds_table', 'read_design', 'number_table', 'own_tables', 'own_table', 'mark_sides',
            'check_counts', 'nsd_table']
 
 # %% ../../nbs/01_data/13b_nsd_trials.ipynb #811f0a15
-import functools, io, re, tarfile
+import functools, io, tarfile
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core.checks import LeakError, MissingWeights, ShapeError, UnknownError, UnsafeError, ValuesError, known
+from ..core.readers import read_table
 from ..core.sources import damaged, file_name, head_of
 from .nsd_betas import n_pictures, n_sessions, nsd_root, nsd_subject, per_session
 
@@ -129,16 +130,11 @@ def read_design(path)->dict:
         'a row for each of 8 people, and places that count its columns from 1, were expected.', 'It is another MATLAB file.', 'Use nsddata/experiments/nsd/nsd_expdesign.mat.')
     return dict(masterordering=order.astype(int), subjectim=im.astype(int), sharedix=d['sharedix'].ravel().astype(int))
 
-def read_table(
-    path, columns:list,   # that it must have
-    **how,                # for `pandas.read_csv`
+def number_table(
+    path, columns:list,   # of numbers, that it must have
 )->pd.DataFrame:
-    "A table of text; a `FileError` that names a column it lacks."
-    head_of(path)
-    try: t = pd.read_csv(path, **how)
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as e: raise damaged(path, f'cannot be read as a table ({type(e).__name__})', f'the columns {", ".join(columns[:5])} were expected.') from None
-    lost = [c for c in columns if c not in t]
-    if lost: raise damaged(path, f'has no column `{lost[0]}`', f'the columns {", ".join(columns[:5])} were expected.', 'It is another table.', f'Use {Path(path).name} as NSD publishes it.')
+    "A table of numbers; a `FileError` that names a column it lacks, or says that it breaks off."
+    t = read_table(path, columns)
     if not np.isfinite(t[columns].apply(pd.to_numeric, errors='coerce')).all(axis=None): raise damaged(path, 'breaks off in the middle of a line, or has gaps', f'numbers in {", ".join(columns[:5])} were expected.')
     return t
 
@@ -159,12 +155,12 @@ def own_table(
     if known(source, ['responses', 'design', 'pictures'], 'source') not in files: raise MissingWeights(f'{Path(root).name!r} has no `{source}` for subject {subject};', f'it has: {", ".join(files) or "none of them"}.', '', 'Fetch nsddata (`brainrecon data plan nsd`), or use another source.')
     path = files[source]; shared = None; rest = {}
     if source == 'responses':
-        r = read_table(path, ['SUBJECT', 'SESSION', 'RUN', 'TRIAL', '73KID', 'ISOLD'], sep='\t'); image = r['73KID'].to_numpy(int) - 1
+        r = number_table(path, ['SUBJECT', 'SESSION', 'RUN', 'TRIAL', '73KID', 'ISOLD']); image = r['73KID'].to_numpy(int) - 1
         if (r.SUBJECT != subject).any(): raise UnknownError(f'`{file_name(path)}` holds trials of subject {int(r.SUBJECT[r.SUBJECT != subject].iloc[0])};', f'subject {subject} was expected.', 'It was copied under another name.', 'Fetch it again: `brainrecon data plan nsd`.')
         rest = dict(session=r.SESSION.to_numpy(int), run=r.RUN.to_numpy(int), trial=r.TRIAL.to_numpy(int), isold=r.ISOLD.to_numpy(int))
     elif source == 'design': d = read_design(path); image = d['subjectim'][subject-1, d['masterordering'] - 1] - 1; shared = set(d['sharedix'] - 1)
     else:
-        c = [f'subject{subject}_rep{k}' for k in range(3)]; r = read_table(path, ['nsdId', 'shared1000', *c]); shared = set(r.nsdId[r.shared1000.astype(bool)])
+        c = [f'subject{subject}_rep{k}' for k in range(3)]; r = number_table(path, ['nsdId', 'shared1000', *c]); shared = set(r.nsdId[r.shared1000.astype(bool)])
         place = np.concatenate([r[k].to_numpy(int) for k in c]); image = np.tile(r.nsdId.to_numpy(int), 3)[place > 0]; place = place[place > 0]
         if len(place) == 0 or (np.sort(place) != np.arange(len(place)) + 1).any(): raise damaged(path, f'does not name every trial of subject {subject} once', 'trials from 1 without a gap were expected.', 'Rows may be missing at the end.')
         image = image[np.argsort(place)]
@@ -183,7 +179,7 @@ def mark_sides(
     if shared is None:
         files = own_tables(root, subject)
         if 'design' in files: shared = set(read_design(files['design'])['sharedix'] - 1)
-        elif 'pictures' in files: r = read_table(files['pictures'], ['nsdId', 'shared1000']); shared = set(r.nsdId[r.shared1000.astype(bool)])
+        elif 'pictures' in files: r = number_table(files['pictures'], ['nsdId', 'shared1000']); shared = set(r.nsdId[r.shared1000.astype(bool)])
         else: raise MissingWeights(f'nothing in {Path(root).name!r} says which pictures are shared;', '`nsd_expdesign.mat` or `nsd_stim_info_merged.csv` was expected.', 'responses.tsv does not say it.', 'Fetch nsddata/experiments/nsd: `brainrecon data plan nsd`.')
     test = t.image.isin(shared)
     return t.assign(shared=test, train=~test, new_test=test, old_test=test & (t.session <= n_sessions[subject] - 3))

@@ -8,11 +8,10 @@ __all__ = ['outer17', 'presets', 'target_code', 'published_seed', 'Preset', 'get
            'noise_covariance', 'whitening_matrix', 'Whitener', 'check_whole', 'fit_whitener']
 
 # %% ../../nbs/01_data/07_preproc.ipynb #e7024453
-import hashlib
 from dataclasses import asdict, dataclass, replace
 import numpy as np
 from einops import rearrange
-from ..core.checks import ChannelError, LeakError, ShapeError, UnknownError, ValuesError, channel_index, check_finite, check_shape, known, need
+from ..core.checks import ChannelError, LeakError, ShapeError, UnknownError, ValuesError, channel_index, check_shape, known, need
 from .simulated_meeg import ch17, ch63
 from .trials import Trials
 

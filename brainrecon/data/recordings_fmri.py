@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['unit_names', 'drifts', 'open_image', 'repetition_time', 'open_mask', 'check_space', 'voxel_names', 'read_voxels',
-           'to_volume', 'in_units', 'read_table', 'read_confounds', 'clean_run', 'read_events', 'single_trials',
-           'read_labels', 'split_runs', 'labels_to_events', 'from_nifti', 'check_request', 'read_runs', 'run_trials',
-           'join_trials']
+           'to_volume', 'in_units', 'read_confounds', 'clean_run', 'read_events', 'single_trials', 'read_labels',
+           'split_runs', 'labels_to_events', 'from_nifti', 'check_request', 'read_runs', 'run_trials', 'join_trials']
 
 # %% ../../nbs/01_data/14b_recordings_fmri.ipynb #5daed908
 import hashlib
@@ -15,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import uniform_filter1d
 from ..core.checks import (ChannelError, FileError, ParameterError, ShapeError, UnknownError, ValuesError, check_shape, known, need)
-from .recordings import label_events, names_of
+from ..core.readers import read_table
+from .recordings import label_events, names_of, own_table
 from .trials import Trials
 
 # %% ../../nbs/01_data/14b_recordings_fmri.ipynb #6c2a0cfa
@@ -123,16 +123,6 @@ def in_units(
     if small.mean() > .05: raise ValuesError(f'{small.mean():.0%} of the voxels of {file} have a mean near or below zero;', 'raw signal was expected for percent change.', 'The series is already in percent or standard deviations.', "Give `units='raw'` to leave it as it is.")
     return (100*(y - mean)/np.where(small, np.inf, mean)).astype('float32')
 
-def read_table(
-    path, file:str,  # a table of text, and what it is for
-    sep:str='\t', **how, # see `pandas.read_csv`
-)->pd.DataFrame:
-    "A table from a file; an error that names it if it cannot be read."
-    path = Path(path).expanduser(); name = '/'.join(path.parts[-2:])
-    if not path.is_file(): raise FileError(f'there is no file {name!r};', f'a table for {file} was expected.', '', 'Give the path of the table, or a DataFrame.')
-    try: return pd.read_csv(path, sep=sep, **how)
-    except (OSError, ValueError) as e: raise FileError(f'{name!r} cannot be read ({type(e).__name__}: {str(e).strip()[:80]});', 'a table of text was expected, one row a line.', 'It is empty, cut short, of another kind, or written in another alphabet.', 'Export it again as UTF-8, with tabs between the columns.') from None
-
 # %% ../../nbs/01_data/14b_recordings_fmri.ipynb #b7bc7e89
 def read_confounds(
     what,            # DataFrame, array, path of a .tsv, or None
@@ -140,7 +130,7 @@ def read_confounds(
 ):                   # `t n` array or None
     "Confounds of one run, a row for each volume."
     if what is None: return None
-    table = read_table(what, file) if isinstance(what, (str, Path)) else pd.DataFrame(what)
+    table = read_table(what, what=f'confounds for {file}', sep='\t', do=own_table) if isinstance(what, (str, Path)) else pd.DataFrame(what)
     if len(table) != n_vols: raise ShapeError(f'the confounds of {file} have {len(table)} rows;', f'{n_vols} were expected, one a volume.', 'Volumes at the start are often cut from only one of the two.', 'Cut both alike.')
     x = table.apply(pd.to_numeric, errors='coerce').to_numpy(float); bad = ~np.isfinite(x).all(0)
     if bad.any(): raise ValuesError(f'confound {str(table.columns[bad.argmax()])!r} of {file} is empty or no number in row {int((~np.isfinite(x[:, bad.argmax()])).argmax())};', 'numbers were expected.', 'Derivatives have no value in the first volume.', 'Fill it: `confounds.fillna(0)`, or choose other columns.')
@@ -162,7 +152,7 @@ def read_events(
     tail:float=4.,   # seconds that must follow an onset: the response peaks after about five
 )->tuple:            # DataFrame of the events to model, counts
     "The picture events of one run."
-    table = read_table(what, file, dtype=str, keep_default_na=False) if isinstance(what, (str, Path)) else what      # as text: a picture may be called 007
+    table = read_table(what, what=f'events for {file}', sep='\t', do=own_table, dtype=str, keep_default_na=False) if isinstance(what, (str, Path)) else what      # as text: a picture may be called 007
     keep, named = label_events(table, picture, concept, f'the events of {file}')
     for c in ('onset', 'duration'):
         if c not in table: raise UnknownError(f'the events of {file} have no column {c!r};', f'they have: {", ".join(map(str, table.columns))}.', '', 'Name it as BIDS does, in seconds.')
@@ -209,7 +199,7 @@ def read_labels(
     n_vols:int, file:str,
 )->pd.DataFrame:     # label and run of each volume
     "One label and one run for every volume."
-    table = read_table(labels, f'every volume of {file}', r'\s+') if isinstance(labels, (str, Path)) else pd.DataFrame(labels); out = {}
+    table = read_table(labels, what=f'every volume of {file}', sep=r'\s+', do=own_table) if isinstance(labels, (str, Path)) else pd.DataFrame(labels); out = {}
     for name, also in (('label', 'labels'), ('run', 'chunks')):
         if not {name, also} & set(table.columns): raise UnknownError(f'the labels of {file} have no column {name!r};', f'they have: {", ".join(map(str, table.columns))}.', '', f'Name it {name!r} or {also!r}.')
         out[name] = names_of(table[name if name in table else also])
@@ -231,7 +221,7 @@ def labels_to_events(
     rest=('rest',),  # labels that are no picture
 )->list:             # one table of events a run, as in BIDS
     "Blocks as events, for the model."
-    t = read_labels(labels, len(read_table(labels, 'every volume', r'\s+') if isinstance(labels, (str, Path)) else labels), 'the labels'); out = []
+    t = read_labels(labels, len(read_table(labels, sep=r'\s+', do=own_table) if isinstance(labels, (str, Path)) else labels), 'the labels'); out = []
     for _, r in t.groupby('run', sort=False):
         r = r.reset_index(drop=True); block = (r.label != r.label.shift()).cumsum(); g = r.groupby(block).label
         e = pd.DataFrame(dict(onset=[i[0]*t_r - late for i in g.indices.values()], duration=g.size().to_numpy()*t_r, trial_type=g.first().to_numpy()))

@@ -8,14 +8,14 @@ __all__ = ['record_name', 'File', 'heads', 'from_pattern', 'chosen', 'services',
            'Report', 'judge_file', 'verify', 'present', 'readable', 'status']
 
 # %% ../../nbs/01_data/15_registry.ipynb #adfe884a
-import fnmatch, importlib, os, re, shutil, stat, zipfile, zlib
+import fnmatch, importlib, os, shutil, stat, zipfile, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 import pandas as pd
 from filelock import FileLock
 from ..core.ask import FetchError, online, size_text
-from ..core.checks import FileError, FolderError, MissingWeights, ParameterError, ReconError, UnknownError, UnsafeError, folder, known, writable
+from ..core.checks import FileError, FolderError, MissingWeights, ParameterError, ReconError, UnsafeError, folder, known, writable
 from ..core.fetch import Want, beside, digest, fetch_file, inside, looks_wrong, room, wrong_with
 from ..core.files import load_json, save_json
 from ..core.progress import tell

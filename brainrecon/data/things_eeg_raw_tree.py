@@ -16,7 +16,8 @@ from ..core.readers import read_dict
 from .pictures import load_pictures
 from .preproc import get_preset, presets, published_seed, target_code
 from .simulated_meeg import Brain, pink_spectrum
-from .things_eeg_raw import file_names, marker
+from .stored import marker
+from .things_eeg_raw import file_names
 from .things_pictures import metadata_name, write_things_images
 
 # %% ../../nbs/01_data/09a_things_eeg_raw_tree.ipynb #ccd5b94a

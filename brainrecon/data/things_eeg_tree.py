@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ..core.checks import known, writable
 from .simulated_meeg import ch17, ch63, simulate_eeg
-from .things_eeg_raw import marker
+from .stored import marker
 from .things_pictures import things_table, write_things_images
 
 # %% ../../nbs/01_data/10a_things_eeg_tree.ipynb #2739ed43

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core.checks import (ChannelError, FileError, LeakError, MissingWeights, ReconError, ShapeError, UnknownError, ValuesError, folder, known, need)
-from ..core.readers import check_signal, file_mark, read_dict, refuse_twins
-from .stored import TrialsWriter
-from .things_eeg import choose, short, subjects_in
-from .things_eeg_raw import marker
+from ..core.readers import check_signal, file_mark, file_name, read_dict, read_table, refuse_twins
+from .stored import TrialsWriter, marker
+from .things_eeg import choose
+from .things_eeg_raw import subjects_in
 from .things_pictures import check_root, concept_of, named, picture_id
 from .trials import Trials, load_trials
 from filelock import FileLock
@@ -35,7 +35,7 @@ def fif_files(
     for depth in range(5):
         for p in sorted(root.glob('*/'*depth + 'preprocessed_P*-epo.fif')):
             if m := re.fullmatch(r'preprocessed_P0*(\d+)-epo\.fif', p.name):
-                if int(m[1]) in out: raise UnknownError(f'{root.name!r} holds subject {m[1]} twice: {short(out[int(m[1])])} and {short(p)};', 'each was expected once.', 'A folder may have been copied.', 'Give the folder that you mean.')
+                if int(m[1]) in out: raise UnknownError(f'{root.name!r} holds subject {m[1]} twice: {file_name(out[int(m[1])])} and {file_name(p)};', 'each was expected once.', 'A folder may have been copied.', 'Give the folder that you mean.')
                 out[int(m[1])] = p
     return out
 
@@ -73,7 +73,7 @@ def parts_of(
 
 def damaged_fif(path:Path, e)->FileError:
     "The error for a recording that MNE cannot read."
-    return FileError(f'{short(path)} cannot be read by MNE ({type(e).__name__}: {str(e)[:90]});', 'whole epochs were expected.', 'A download or a copy ended too early.', 'Fetch it again: `brainrecon data plan things-meg`.')
+    return FileError(f'{file_name(path)} cannot be read by MNE ({type(e).__name__}: {str(e)[:90]});', 'whole epochs were expected.', 'A download or a copy ended too early.', 'Fetch it again: `brainrecon data plan things-meg`.')
 
 def open_epochs(
     path:Path,   # preprocessed_P1-epo.fif
@@ -81,12 +81,12 @@ def open_epochs(
     "The released epochs, checked: rate, window, sensors."
     mne = need('mne', 'meeg')
     try: e = mne.read_epochs(path, preload=False, verbose='error'); e[:1].get_data(verbose='error'), e[-1:].get_data(verbose='error')
-    except FileNotFoundError as err: raise MissingWeights(f'{short(path)} goes on in {Path(str(err.filename)).name}, which is missing;', 'all files of the recording were expected side by side.', 'MNE cuts recordings of more than 2 GB.', 'Fetch it too: `brainrecon data plan things-meg`.') from None
+    except FileNotFoundError as err: raise MissingWeights(f'{file_name(path)} goes on in {Path(str(err.filename)).name}, which is missing;', 'all files of the recording were expected side by side.', 'MNE cuts recordings of more than 2 GB.', 'Fetch it too: `brainrecon data plan things-meg`.') from None
     except Exception as err: raise damaged_fif(path, err) from None
-    if e.info['sfreq'] != rate: raise ShapeError(f'{short(path)} has {e.info["sfreq"]:g} Hz,', f'the released epochs have {rate:g} Hz.', 'It was made by another script.', 'Use `epochs.resample(200)` and save it again, or read it with `brainrecon.data.trials.from_epochs`.')
-    if e.tmin > 1e-6 or e.tmax < 1 - 1e-6: raise ShapeError(f'{short(path)} runs from {e.tmin:g} to {e.tmax:g} s,', 'expected at least 0 to 1 s.', 'It was cut to another window.', 'Fetch the released epochs: `brainrecon data plan things-meg`.')
-    if 'mag' not in e: raise ChannelError(f'{short(path)} holds {", ".join(e.get_channel_types(unique=True))} channels,', 'magnetic sensors (`mag`) were expected.', 'The types of its channels were changed, or it is an EEG.', 'Set them with `epochs.set_channel_types`.')
-    if bad := e.info['bads']: raise ChannelError(f'{short(path)}: {len(bad)} sensors are marked as bad: {named(bad)};', 'none were expected.', 'A decoder would read them like any other.', 'Interpolate or drop them, and save the epochs again.')
+    if e.info['sfreq'] != rate: raise ShapeError(f'{file_name(path)} has {e.info["sfreq"]:g} Hz,', f'the released epochs have {rate:g} Hz.', 'It was made by another script.', 'Use `epochs.resample(200)` and save it again, or read it with `brainrecon.data.trials.from_epochs`.')
+    if e.tmin > 1e-6 or e.tmax < 1 - 1e-6: raise ShapeError(f'{file_name(path)} runs from {e.tmin:g} to {e.tmax:g} s,', 'expected at least 0 to 1 s.', 'It was cut to another window.', 'Fetch the released epochs: `brainrecon data plan things-meg`.')
+    if 'mag' not in e: raise ChannelError(f'{file_name(path)} holds {", ".join(e.get_channel_types(unique=True))} channels,', 'magnetic sensors (`mag`) were expected.', 'The types of its channels were changed, or it is an EEG.', 'Set them with `epochs.set_channel_types`.')
+    if bad := e.info['bads']: raise ChannelError(f'{file_name(path)}: {len(bad)} sensors are marked as bad: {named(bad)};', 'none were expected.', 'A decoder would read them like any other.', 'Interpolate or drop them, and save the epochs again.')
     return e
 
 def sensors_of(
@@ -107,12 +107,10 @@ def read_sheet(
     file:Path,   # .csv or .tsv; with the columns of the release, or one path a line in order of the numbers
 )->pd.DataFrame: # columns number, image_path, and those of the sheet
     "A table that says which number is which picture."
-    sep = '\t' if file.suffix == '.tsv' else ','
-    try: t = pd.read_csv(file, sep=sep)
-    except (OSError, ValueError) as e: raise FileError(f'{short(file)} cannot be read as a table ({type(e).__name__});', 'a .csv or .tsv was expected.', '', 'Fetch it again: `brainrecon data plan things-meg`.') from None
+    do = 'Fetch it again: `brainrecon data plan things-meg`.'; t = read_table(file, what='numbers and pictures', do=do)
     if 'image_path' in t: return t.assign(number=t['things_image_nr' if 'things_image_nr' in t else 'number'] if {'things_image_nr', 'number'} & set(t) else np.arange(len(t)) + 1)
-    t = pd.read_csv(file, sep=sep, header=None)
-    if t.shape[1] != 1 or not t[0].astype(str).str.contains(r'\.\w+$').all(): raise UnknownError(f'{short(file)} has the columns {named(map(repr, t.iloc[0]), 5)};', '`image_path` and `things_image_nr` were expected, or one path a line.', 'It may be another sheet of the release.', 'Give `sample_attributes_P1.csv`, or `image_paths.csv` of THINGS.')
+    t = read_table(file, do=do, header=None)
+    if t.shape[1] != 1 or not t[0].astype(str).str.contains(r'\.\w+$').all(): raise UnknownError(f'{file_name(file)} has the columns {named(map(repr, t.iloc[0]), 5)};', '`image_path` and `things_image_nr` were expected, or one path a line.', 'It may be another sheet of the release.', 'Give `sample_attributes_P1.csv`, or `image_paths.csv` of THINGS.')
     return pd.DataFrame(dict(image_path=t[0], number=np.arange(len(t)) + 1))
 
 def find_sheet(
@@ -129,15 +127,15 @@ def names_of(
     number = epochs.events[:, 2]; sheet = epochs.metadata
     if stimuli is not None or sheet is None or 'image_path' not in sheet:
         file = Path(stimuli) if stimuli is not None else find_sheet(root, path, subject)
-        if file is None: raise MissingWeights(f'{short(path)} does not say which pictures were shown, and there is no sample_attributes_P{subject}.csv;', 'one of them was expected.', 'The events are numbers only.', 'Fetch the sheet: `brainrecon data plan things-meg`, or give `stimuli=` the list of pictures.')
+        if file is None: raise MissingWeights(f'{file_name(path)} does not say which pictures were shown, and there is no sample_attributes_P{subject}.csv;', 'one of them was expected.', 'The events are numbers only.', 'Fetch the sheet: `brainrecon data plan things-meg`, or give `stimuli=` the list of pictures.')
         sheet = read_sheet(file); want = sheet.dropna(subset='number').drop_duplicates('number').set_index('number').image_path.astype(str)
         gone = sorted({*number} - {catch_event} - {int(k) for k in want.index})
-        if gone: raise UnknownError(f'{short(path)} has {len(gone)} events that {file.name} does not list: {named(gone)};', f'numbers of its {len(want)} pictures were expected.', 'Sheet and recording belong to different releases.', 'Give `stimuli=` the list that belongs to it.')
+        if gone: raise UnknownError(f'{file_name(path)} has {len(gone)} events that {file.name} does not list: {named(gone)};', f'numbers of its {len(want)} pictures were expected.', 'Sheet and recording belong to different releases.', 'Give `stimuli=` the list that belongs to it.')
         row = sheet.reset_index(drop=True) if len(sheet) == len(number) else pd.DataFrame(index=range(len(number)))
         out = pd.DataFrame(dict(number=number, path=pd.Series(number).map(lambda k: want.get(k, '')), session=row.get('session_nr', 0), run=row.get('run_nr', 0)))
     else:
         said = sheet.things_image_nr.to_numpy(float) if 'things_image_nr' in sheet else number; odd = np.flatnonzero((number != catch_event) & (said != number))
-        if len(odd): raise UnknownError(f'{short(path)}: {len(odd)} epochs have another number than their metadata, first epoch {odd[0]}: event {number[odd[0]]}, metadata {said[odd[0]]:g};', 'the same number was expected.', 'Epochs were dropped from only one of the two.', 'Fetch the recording again: `brainrecon data plan things-meg`.')
+        if len(odd): raise UnknownError(f'{file_name(path)}: {len(odd)} epochs have another number than their metadata, first epoch {odd[0]}: event {number[odd[0]]}, metadata {said[odd[0]]:g};', 'the same number was expected.', 'Epochs were dropped from only one of the two.', 'Fetch the recording again: `brainrecon data plan things-meg`.')
         out = pd.DataFrame(dict(number=number, path=sheet.image_path.astype(str).to_numpy(), session=sheet.get('session_nr', pd.Series(0, sheet.index)).to_numpy(), run=sheet.get('run_nr', pd.Series(0, sheet.index)).to_numpy()))
     return out.assign(picture=out.path.map(picture_id), concept=out.path.map(lambda p: re.sub(r'_[^_]*$', '', picture_id(p))))
 
@@ -183,13 +181,13 @@ def convert(
     to = folder('cache', 'things-meg') if at is None else Path(at); to = to/f'P{subject}-{split}-{hashlib.sha256("1 ".join(marks).encode()).hexdigest()[:12]}'
     with FileLock(str(to.with_name(f'.{to.name}.lock'))):
         if to.exists(): return load_trials(to)
-        e = open_epochs(path); t = names_of(e, path, root, subject, stimuli); sides = sides_of(t, short(path)); rows = sides[split]; at_head = sensors_of(e); names = list(at_head)
+        e = open_epochs(path); t = names_of(e, path, root, subject, stimuli); sides = sides_of(t, file_name(path)); rows = sides[split]; at_head = sensors_of(e); names = list(at_head)
         try:
-            look = numbers_of(e, rows[np.unique(np.linspace(0, len(rows)-1, 48).astype(int))]); check_signal(look, names, path, unit=None, kind='meg'); unit = unit_of_meg(look, short(path))
+            look = numbers_of(e, rows[np.unique(np.linspace(0, len(rows)-1, 48).astype(int))]); check_signal(look, names, path, unit=None, kind='meg'); unit = unit_of_meg(look, file_name(path))
             t = t.iloc[rows].assign(subject=subject, trial=rows)[['picture', 'concept', 'path', 'subject', 'session', 'run', 'trial']]; t['repetition'] = t.groupby('picture').cumcount() + 1
             with TrialsWriter(to, len(rows), names, 'meg', rate, 0., 201, key=dict(marks=marks, split=split)) as w:
                 for i in range(0, len(rows), chunk):
-                    if (name := f'{short(path)}, epochs from {i}') not in w.done: w.put(name, numbers_of(e, rows[i:i+chunk]), t.iloc[i:i+chunk])
+                    if (name := f'{file_name(path)}, epochs from {i}') not in w.done: w.put(name, numbers_of(e, rows[i:i+chunk]), t.iloc[i:i+chunk])
                 return w.finish({**provenance_of('fif', subject, files, unit, names, sides['steps'], split, t.picture.nunique(), test_shows if split == 'test' else 1, (path.parent/marker).is_file()), 'positions': at_head})
         except ReconError: raise
         except (OSError, ValueError) as err: raise damaged_fif(path, err) from None
@@ -200,17 +198,17 @@ def open_meg_pt(
     split:str,
 )->tuple:        # (signal `b r c t`, table of pictures)
     "The dict of UBP and BrainHiVE."
-    if not path.is_file(): raise MissingWeights(f'{short(path)} is missing;', f'the {split} side was expected there.', 'Both sides are files of their own.', 'Fetch it: `brainrecon data plan things-meg`.')
+    if not path.is_file(): raise MissingWeights(f'{file_name(path)} is missing;', f'the {split} side was expected there.', 'Both sides are files of their own.', 'Fetch it: `brainrecon data plan things-meg`.')
     d = read_dict(path, keys=['img']); key = next((k for k in ('meg', 'eeg') if k in d), None)
-    if key is None: raise FileError(f'{short(path)} has the keys {named(d, 9)};', 'the signal was expected under `eeg` or `meg`.', 'It may be a file of features.', 'Give the folder of the recordings.')
+    if key is None: raise FileError(f'{file_name(path)} has the keys {named(d, 9)};', 'the signal was expected under `eeg` or `meg`.', 'It may be a file of features.', 'Give the folder of the recordings.')
     x = d[key]; img = [str(p).replace('\\', '/') for p in np.asarray(d['img']).astype(str).reshape(len(d['img']), -1)[:, 0]]
-    if x.ndim != 4 or x.shape[-1] != 201: raise ShapeError(f'{short(path)} holds {x.shape},', 'expected pictures, repetitions, sensors and 201 samples (0 to 1 s at 200 Hz).', 'Nothing in the file says its rate, so another length cannot be placed in time.', 'Read the released epochs (.fif) instead.')
-    if x.dtype.kind != 'f': raise ShapeError(f'{short(path)} holds {x.dtype},', 'expected float16 or float32.', '', 'Fetch it again.')
-    if x.shape[2] > n_sensors: raise ChannelError(f'{short(path)} has {x.shape[2]} sensors,', f'the helmet has {n_sensors}.', 'Reference sensors were kept, or two axes are swapped.', 'Read the released epochs (.fif) instead.')
-    if len(img) != len(x): raise ShapeError(f'{short(path)} names {len(img)} pictures for {len(x)} rows;', 'one for each was expected.', 'One of the two was cut.', 'Fetch it again.')
-    if x.shape[1] > full_size[split][1]: raise ShapeError(f'{short(path)} has {x.shape[1]} repetitions,', f'at most {full_size[split][1]} were expected on the {split} side.', 'Train and test files may be swapped.', 'Check the file names.')
+    if x.ndim != 4 or x.shape[-1] != 201: raise ShapeError(f'{file_name(path)} holds {x.shape},', 'expected pictures, repetitions, sensors and 201 samples (0 to 1 s at 200 Hz).', 'Nothing in the file says its rate, so another length cannot be placed in time.', 'Read the released epochs (.fif) instead.')
+    if x.dtype.kind != 'f': raise ShapeError(f'{file_name(path)} holds {x.dtype},', 'expected float16 or float32.', '', 'Fetch it again.')
+    if x.shape[2] > n_sensors: raise ChannelError(f'{file_name(path)} has {x.shape[2]} sensors,', f'the helmet has {n_sensors}.', 'Reference sensors were kept, or two axes are swapped.', 'Read the released epochs (.fif) instead.')
+    if len(img) != len(x): raise ShapeError(f'{file_name(path)} names {len(img)} pictures for {len(x)} rows;', 'one for each was expected.', 'One of the two was cut.', 'Fetch it again.')
+    if x.shape[1] > full_size[split][1]: raise ShapeError(f'{file_name(path)} has {x.shape[1]} repetitions,', f'at most {full_size[split][1]} were expected on the {split} side.', 'Train and test files may be swapped.', 'Check the file names.')
     t = pd.DataFrame(dict(picture=[picture_id(p) for p in img], path=img)); t['concept'] = [concept_of(p.split('/')[-2]) if '/' in p else re.sub(r'_[^_]*$', '', picture_id(p)) for p in img]
-    if t.picture.duplicated().any(): raise UnknownError(f'{short(path)} names {t.picture[t.picture.duplicated()].iloc[0]!r} twice;', 'each picture was expected once.', 'Rows were joined from two files.', 'Fetch it again.')
+    if t.picture.duplicated().any(): raise UnknownError(f'{file_name(path)} names {t.picture[t.picture.duplicated()].iloc[0]!r} twice;', 'each picture was expected once.', 'Rows were joined from two files.', 'Fetch it again.')
     return x, t
 
 def load_pt(
@@ -219,8 +217,8 @@ def load_pt(
     "One side of the copies in .pt, without copying it."
     x, t = open_meg_pt(path, split); n, r, c, s = x.shape; names = [f'sensor {i+1:03d}' for i in range(c)]; other = 'test' if split == 'train' else 'train'
     if (beside := path.with_name(f'{other}.pt')).is_file() and (both := sorted(set(t.concept) & set(open_meg_pt(beside, other)[1].concept))):
-        raise LeakError(f'{short(path)}: {len(both)} concepts also stand in {beside.name}: {named(both)};', 'none may.', 'The copy was made with another split.', 'Fetch it again, or read the released epochs (.fif).')
-    flat = x.reshape(n*r, c, s); check_signal(flat, names, path, unit=None, kind='meg'); unit = unit_of_meg(flat[np.unique(np.linspace(0, n*r-1, 48).astype(int))], short(path))
+        raise LeakError(f'{file_name(path)}: {len(both)} concepts also stand in {beside.name}: {named(both)};', 'none may.', 'The copy was made with another split.', 'Fetch it again, or read the released epochs (.fif).')
+    flat = x.reshape(n*r, c, s); check_signal(flat, names, path, unit=None, kind='meg'); unit = unit_of_meg(flat[np.unique(np.linspace(0, n*r-1, 48).astype(int))], file_name(path))
     table = t.loc[np.repeat(t.index, r)].reset_index(drop=True).assign(subject=subject, session=0, repetition=np.tile(np.arange(r) + 1, n), trial=np.arange(n*r) + (10**6 if split == 'test' else 0))
     steps = ['sensors are numbered: the file has no names', 'times are those of the script that made the file: 0 to 1 s at 200 Hz', 'sessions are not stored: 0']
     return Trials(flat, names, table, 'meg', rate, 0., provenance_of('pt', subject, [path], unit, names, steps, split, n, r, (path.parent.parent/marker).is_file()), checked=True)
@@ -255,7 +253,7 @@ def usable_things_meg(
         for s in range(1, max(4, *found) + 1) if found else []:
             files = [] if s not in found else parts_of(found[s]) if layout == 'fif' else [p for k in full_size if (p := found[s]/f'{k}.pt').is_file()]; lacks = []
             try:
-                if s in found and layout == 'fif': e = open_epochs(found[s]); size = len(sensors_of(e)); sides = sides_of(names_of(e, found[s], root, s), short(found[s])); got = {k: len(sides[k]) for k in full_size}
+                if s in found and layout == 'fif': e = open_epochs(found[s]); size = len(sensors_of(e)); sides = sides_of(names_of(e, found[s], root, s), file_name(found[s])); got = {k: len(sides[k]) for k in full_size}
                 elif s in found: size, got = n_sensors, {k: int(np.prod((o := open_meg_pt(found[s]/f'{k}.pt', k)[0]).shape[:2])) for k in full_size}; size = o.shape[2]
                 if s in found: lacks = [f'{k}: {v} of {np.prod(full_size[k])} trials' for k, v in got.items() if v != np.prod(full_size[k])] + ([f'{size} of {n_sensors} sensors'] if size != n_sensors else [])
             except ReconError as err: lacks = [err.came.rstrip(';,')]

@@ -15,7 +15,7 @@ from PIL import Image
 from ..core.checks import known, need, rng, writable
 from .pictures import Pictures
 from .simulated_meeg import sensors, simulate_meg
-from .things_eeg_raw import marker
+from .stored import marker
 from .things_eeg_tree import in_order
 from .things_pictures import some_concepts, things_like
 

@@ -6,7 +6,7 @@
 __all__ = ['show_jobs', 'size_of', 'show_data', 'make_data', 'make_parser', 'data_words', 'obey_data', 'obey', 'main']
 
 # %% ../../nbs/08_jobs/04_cli.ipynb #7e16c74f
-import argparse, contextlib, os, signal, sys
+import argparse, os, signal, sys
 from pathlib import Path
 import brainrecon
 from ..core.ask import FetchError

@@ -7,9 +7,8 @@ __all__ = ['repeated', 'variances', 'noise_ceiling', 'spearman_brown', 'split_ha
 
 # %% ../../nbs/07_metrics/05_reliability.ipynb #f80d1164
 import numpy as np
-import pandas as pd
 from scipy import sparse
-from ..core.checks import ShapeError, ValuesError, check_shape, known
+from ..core.checks import ShapeError, ValuesError, known
 from ..data.simulated_fmri import noise_ceiling as ceiling_percent
 from ..data.trials import Trials
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from ..core.checks import LeakError, ShapeError, ValuesError, check_shape, known
-from ..core.show import Chart, accent, chart, figure_style, ink, palette, soft
+from ..core.show import Chart, chart, figure_style, ink, palette, soft
 from ..data.trials import Trials
 from .rsa import kinds, means_by, rdm, square, standard
 
