@@ -14,7 +14,8 @@ from ..core.checks import MissingWeights, ParameterError, folder, known, rng
 from .picture_files import open_pictures
 from .pictures import Pictures
 from .stored import kept
-from .trials import Sealed, Splits, Trials
+from .splits import Sealed, Splits
+from .trials import Trials
 
 # %% ../../nbs/01_data/16_datasets.ipynb #ac729302
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from .drive import Drive, check_request
 from .pictures import load_pictures
 from .simulated_fmri import simulate_fmri
 from .simulated_meeg import simulate_eeg, simulate_meg
-from .trials import Splits, Trials, load_trials
+from .splits import Splits
+from .trials import Trials, load_trials
 
 # %% ../../nbs/01_data/05_embedded.ipynb #8e21ff1a
 defaults = dict(   # repetitions of a training picture and of a validation or test picture; dB of a single trial

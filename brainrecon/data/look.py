@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from ..core.checks import ChannelError, ShapeError, channel_index, known, need
 from ..core.show import Chart, accent, chart, figure_style, ink, palette, right, sensor_info, soft
-from .trials import Sealed, Splits, Trials
+from .splits import Sealed, Splits
+from .trials import Trials
 
 # %% ../../nbs/01_data/06_look.ipynb #06135c8e
 shown_units = {'V': ('µV', 1e6), 'uV': ('µV', 1.), 'µV': ('µV', 1.), 'T': ('fT', 1e15), 'fT': ('fT', 1.), 'T/m': ('fT/cm', 1e13), 'fT/cm': ('fT/cm', 1.),
@@ -149,9 +150,7 @@ def show_channels(
         if gone: fig.supxlabel(f'no place known: {shorten(gone)}', fontsize=10, color='#D55E00')
     return fig
 
-def shorten(
-    names:list, most:int=8,  # names to print
-)->str:
+def shorten(names:list, most:int=8)->str:  # how many are printed
     "Some names, and how many more there are."
     return ', '.join(map(str, names[:most])) + (f' and {len(names) - most} more' if len(names) > most else '')
 

@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 from ..core.checks import ChannelError, LeakError, ShapeError, UnknownError, ValuesError, channel_index, check_shape, known, need
 from .simulated_meeg import ch17, ch63
+from .splits import is_test
 from .trials import Trials
 
 # %% ../../nbs/01_data/07_preproc.ipynb #85c7247a
@@ -251,7 +252,7 @@ def fit_whitener(
     "The whitening of each session, from training trials alone unless it is asked for otherwise by name."
     known(fitted_on, ['train', 'train and test'], 'side')
     sealed = next((t for t in (train, test) if hasattr(t, 'open')), None)
-    if sealed is not None or train.provenance.get('split') == 'test' or (test is not None and fitted_on == 'train'):
+    if sealed is not None or is_test(train) or (test is not None and fitted_on == 'train'):
         raise LeakError('test trials were given to a whitening that is fitted on training trials;', "`fitted_on='train'` takes training trials only.", 'A test trial would take part in its own preparation.',
             "Leave `test` out. To repeat the first release of THINGS-EEG2, say `fitted_on='train and test'`; its scores are marked transductive.")
     if fitted_on != 'train' and test is None: raise ShapeError(f'{fitted_on!r} was asked for without test trials;', 'both sides were expected.', 'The published covariance is the mean of the two.', 'Give `test=`.')

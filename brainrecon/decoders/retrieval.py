@@ -20,7 +20,8 @@ from ..core.checks import ParameterError, ShapeError, UnknownError, channel_inde
 from ..core.files import load_arrays, save_arrays, sha256
 from ..core.fit import Batches, Fit
 from ..data.pictures import Pictures
-from ..data.trials import Trials, check_leak
+from ..data.splits import check_leak, is_test, refuse_test
+from ..data.trials import Trials
 from ..encoders.small import small_encoder, small_encoders
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #f79d4982
@@ -70,15 +71,19 @@ class Decoder:
     "What every retrieval decoder does with trials; a subclass says how to learn and how to map."
     kind = ''
     def __repr__(self): return f"{type(self).__name__}, {'not fitted' if not hasattr(self, 'recording') else 'fitted on ' + self.recording['kind'] + ' of shape ' + str(tuple(self.recording['shape']))}"
-    def prepare(self, train:Trials, valid:Trials, gallery:Gallery):
-        "Refuse a leaking split, remember the recording's layout, fit both scales on training trials."
+    def prepare(self, train:Trials, valid:Trials, gallery:Gallery, as_released:str=''):
+        "Refuse a leaking split and a test that chooses, remember the recording's layout, fit both scales on training trials."
         for t, name in ((train, 'train'), (valid, 'valid')):
             if not isinstance(t, Trials): raise ShapeError(f'`{name}` is of type {type(t).__name__};', '`Trials` were expected.', 'An array does not say which picture was seen.', 'Make them with `Trials(x, names, table, kind, sfreq)`.')
             if len(t) < 2: raise ShapeError(f'`{name}` has {len(t)} trials;', 'at least two were expected.', '', 'Look at how the split was made.')
-        check_leak(train, valid, ('train', 'valid'))
+        check_leak(train, valid, ('train', 'valid')); refuse_test(train, 'training')
+        if not as_released: refuse_test(valid, 'choosing strength or stopping')
         self.recording = dict(kind=train.kind, names=list(train.names), sfreq=train.sfreq, shape=list(train.x.shape[1:]), tmin=float(train.tmin))
+        if as_released and is_test(valid): self.recording['selection'] = f'test set, as released ({as_released})'
         seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
         self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)
+    @property
+    def selection(self)->str: return getattr(self, 'recording', {}).get('selection', 'held-out training concepts')   # by what strength or stopping was chosen
     def signal(self, trials:Trials)->np.ndarray:  # scaled `b c t` or `b v`, in the decoder's own order
         "The signal as the decoder wants it, channels found by name."
         r = getattr(self, 'recording', None)
@@ -121,10 +126,11 @@ class RidgeDecoder(Decoder):
         train:Trials,
         valid:Trials,      # held-out training concepts
         gallery:Gallery,   # features of all pictures in both
+        as_released:str='', # name of a protocol that chooses by the test: then, and only then, `valid` may be test trials
     ):
         "Solve for every penalty, keep the best on the validation concepts."
         from sklearn.linear_model import Ridge
-        self.prepare(train, valid, gallery)
+        self.prepare(train, valid, gallery, as_released)
         x, y = self.signal(train).reshape(len(train), -1), self.z_scale(gallery.of(train))
         xv, yv = self.signal(valid).reshape(len(valid), -1), self.z_scale(gallery.of(valid))
         self.path = []
@@ -199,9 +205,12 @@ def fit(self:ContrastiveDecoder,
     folder=None,         # where to keep checkpoints; None keeps nothing
     log=None,            # a function that takes each line of progress; None is silent
     device:str='auto',
+    as_released:str='',  # name of a protocol that chooses by the test: then, and only then, `valid` may be test trials
+    keep:str='best',     # weights of the step that identifies the validation concepts 'best', or of the 'last' step
 ):
     "Train, keeping the weights that identify the validation concepts best."
-    c = self.config; self.prepare(train, valid, gallery)
+    c = self.config; self.prepare(train, valid, gallery, as_released)
+    if known(keep, ['best', 'last'], 'step to keep') == 'last': self.recording['selection'] = 'last step'
     x, y, yv = self.signal(train), self.z_scale(gallery.of(train)), torch.from_numpy(self.z_scale(gallery.of(valid)))
     if c['axes'] and c['encoder'] == 'mlp': self.axes = main_axes(x.reshape(len(x), -1), c['axes'], c['seed'])
     self.build(y.shape[1])
@@ -211,7 +220,7 @@ def fit(self:ContrastiveDecoder,
     fit = Fit(self.model, self.loss, lr=c['lr'], weight_decay=c['weight_decay'], warmup=c['steps']//20, seed=c['seed'], folder=folder, log=log, device=device,
         name=f"{self.kind} seed {c['seed']}", about=about)
     batches = Batches(x, y, picture, batch_size=min(c['batch_size'], len(train)), seed=c['seed'], drop_last=True)
-    self.history = fit.run(batches, c['steps'], valid=check, every=c['every'], monitor='identify', mode='max', restore_best=True)
+    self.history = fit.run(batches, c['steps'], valid=check, every=c['every'], monitor='identify', mode='max', restore_best=keep == 'best')
     self.model.eval().cpu()
     return self
 
