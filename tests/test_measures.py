@@ -1,4 +1,4 @@
-"Similarity, time courses and reliability against brute force, other packages, reference values, and simulations whose truth is known."
+"Retrieval, cost, contrast, similarity, time courses and reliability against brute force, other packages, reference values, and simulations whose truth is known."
 import json, os
 from dataclasses import replace
 from itertools import combinations
@@ -6,15 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
-from brainrecon.core.checks import LeakError, ShapeError
+from brainrecon.alignment.contrast import bi_mixco, info_nce, mix_weights, mixco, soft_clip
+from brainrecon.core.checks import ChannelError, LeakError, ParameterError, ShapeError, UnknownError, ValuesError
 from brainrecon.data.pictures import load_pictures
 from brainrecon.data.simulated_fmri import estimated_ncsnr, simulate_fmri
 from brainrecon.data.simulated_meeg import Brain, simulate_eeg
+from brainrecon.data.splits import Splits
 from brainrecon.data.trials import Trials
+from brainrecon.decoders.across import common_channels, fit_across, leave_one_out
+from brainrecon.metrics.cost import cost_of, cost_row, flops, living_bytes
 from brainrecon.metrics.reliability import noise_ceiling, normalised, spearman_brown, split_half
+from brainrecon.metrics.retrieval import concept_centres, laid_flat, mindeye2_draws, mindeye2_retrieval, retrieve, retrieve_in_draws, scores_from_similarity, similarity
 from brainrecon.metrics.rsa import compare, rdm, rsa_ceiling, tau_a
 from brainrecon.metrics.time_course import corrected_p, decode_over_time, generalise_over_time, make_folds, rsa_over_time
 
@@ -263,3 +271,190 @@ def test_the_ceiling_does_not_depend_on_the_order_of_people():
     assert abs(c['lower'] - back['lower']) < 1e-12 and abs(c['upper'] - back['upper']) < 1e-12
     assert abs(c['upper'] - np.mean([spearmanr(r, ranks.sum(0))[0] for r in ranks])) < 1e-12
     assert abs(c['lower'] - np.mean([spearmanr(ranks[s], np.delete(ranks, s, 0).sum(0))[0] for s in range(6)])) < 1e-12
+
+
+# Retrieval
+
+quick = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+@quick
+@given(st.integers(2, 14), st.integers(0, 10**6), st.booleans())
+def test_retrieval_does_not_depend_on_order_and_likes_no_direction(n, seed, coarse):
+    gen = np.random.default_rng(seed); sim = gen.integers(0, 3, (n, n)).astype(float) if coarse else gen.normal(size=(n, n)); right = np.eye(n, dtype=bool); s = scores_from_similarity(sim, right, (1,))
+    order = gen.permutation(n); t = scores_from_similarity(sim[:, order], right[:, order], (1,)); assert all(np.isclose(s[k], t[k]) for k in ('top1', 'mean_rank', 'median_rank', 'rank_percentile', 'top1_optimistic', 'top1_pessimistic'))
+    assert s['top1_pessimistic'] <= s['top1'] <= s['top1_optimistic'] and 0 <= s['rank_percentile'] <= 1 and np.isclose(s['rank_percentile'], 1 - (s['mean_rank'] - 1)/(n - 1)) and len(s['ranks']) == n
+    flat = scores_from_similarity(np.zeros((n, n)), right, (1,)); assert np.isclose(flat['top1'], 1/n) and np.isclose(flat['rank_percentile'], .5)
+    better = scores_from_similarity(sim + 5*right, right, (1,)); assert better['top1'] == 1 and better['rank_percentile'] == 1
+
+
+def test_rank_percentile_is_two_way_identification_of_the_gallery():
+    gen = np.random.default_rng(0); a, b = gen.normal(size=(2, 30, 8)); b = a + 2*b; sim = similarity(b, a)
+    assert np.isclose(retrieve(b, a)['rank_percentile'], np.mean([(np.delete(sim[i], i) < sim[i, i]).mean() for i in range(30)]))
+
+
+def test_similarity_takes_tokens_tensors_and_wide_rows():
+    gen = np.random.default_rng(0); q, g = gen.normal(size=(5, 40, 1000)), gen.normal(size=(7, 40, 1000)); flat = lambda a: a.reshape(len(a), -1); unit = lambda a: a/np.linalg.norm(a, axis=1, keepdims=True)
+    want = unit(flat(q)) @ unit(flat(g)).T; assert np.allclose(similarity(q, g), want, atol=1e-12)                         # 40,000 wide: two pieces
+    assert np.allclose(similarity(q, g, 'correlation'), np.corrcoef(flat(q), flat(g))[:5, 5:], atol=1e-12) and np.allclose(similarity(q, g, 'dot'), flat(q) @ flat(g).T)
+    assert np.allclose(similarity(torch.tensor(q, requires_grad=True), torch.tensor(g)), want, atol=1e-12) and np.allclose(similarity(torch.tensor(q).bfloat16(), torch.tensor(g).bfloat16()), want, atol=.01)
+    assert laid_flat(np.zeros((3, 2, 4))).shape == (3, 8) and laid_flat(np.zeros((0, 2, 4))).shape == (0, 2, 4)
+    with pytest.raises(ShapeError): similarity(np.zeros(8), np.zeros((2, 8)))
+    with pytest.raises(ShapeError): similarity(np.zeros((2, 4, 2)), np.zeros((2, 9)))
+    same = similarity(q, np.concatenate([g[:2], g[:2]])); assert np.abs(same[:, :2] - same[:, 2:]).max() < 1e-12
+
+
+def test_copies_of_a_picture_count_as_right():
+    gen = np.random.default_rng(0); img = gen.normal(size=(20, 8)); names = np.array([f'p{i}' for i in range(20)]); r = retrieve(img, np.concatenate([img, img[:10]]), names, np.concatenate([names, names[:10]]), ks=(1, 5))
+    assert r['top1'] == r['top1_optimistic'] == 1 and r['candidates'] == 30 and np.isclose(r['chance'][1], (10*2 + 10*1)/20/30)
+
+
+def test_centres_are_means_of_other_pictures():
+    gen = np.random.default_rng(0); z = gen.normal(size=(12, 5)); concept = list('aaaabbbbcccc'); picture = [f'{c}{i}' for i, c in enumerate(concept)]; c = concept_centres(z, picture, concept, ['a0', 'b4', 'b5'])
+    assert np.allclose(c['z'], [z[1:4].mean(0), z[6:8].mean(0), z[8:].mean(0)]) and c['concepts'] == ['a', 'b', 'c'] and c['counts'].tolist() == [3, 2, 4] and c['pictures'][1] == 'b: centre of 2 pictures'
+    assert np.allclose(concept_centres(torch.tensor(z).reshape(12, 5, 1), picture, concept)['z'][2], z[8:].mean(0)) and concept_centres(z[:5], picture[:5], concept[:5])['pictures'][1].endswith('1 picture')
+    assert np.allclose(concept_centres(z, picture, concept, 'a0')['z'][0], z[1:4].mean(0))
+    for bad, error in ((dict(leave_out=picture[:4]), UnknownError), (dict(leave_out=['zz']), UnknownError), (dict(concepts=concept[:3]), ShapeError), (dict(z=np.where(z > 2, np.nan, np.nan)), ValuesError)):
+        with pytest.raises(error): concept_centres(**{**dict(z=z, pictures=picture, concepts=concept), **bad})
+
+
+def test_the_draws_are_those_of_numpys_old_global_generator():
+    before = np.random.get_state()
+    try: np.random.seed(42); want = [np.random.choice(np.arange(1000), size=300, replace=False) for _ in range(30)]
+    finally: np.random.set_state(before)
+    assert (mindeye2_draws(1000) == np.stack(want)).all() and mindeye2_draws(300).shape == (30, 300)
+    for bad in (dict(n=299), dict(n=500, draws=0), dict(n=500, size=0)):
+        with pytest.raises(ShapeError): mindeye2_draws(**bad)
+
+
+def test_mindeye2_directions_against_its_own_lines():
+    "The cosine helper returns its result transposed, and top-k works along rows."
+    gen = np.random.default_rng(0); img = torch.tensor(gen.normal(size=(120, 3, 4))); brain = img + 2*torch.tensor(gen.normal(size=(120, 3, 4))); fwd, bwd = [], []
+    def cosine(z, b): z, b = z.flatten(1), b.flatten(1).T; return ((z @ b)/(torch.linalg.norm(z, dim=1, keepdim=True) @ torch.linalg.norm(b, dim=0, keepdim=True))).T
+    top = lambda sim: (torch.argsort(sim, axis=1)[:, -1] == torch.arange(len(sim))).double().mean().item()
+    for rows in mindeye2_draws(120, 10, 50): e, e_ = img[rows], brain[rows]; fwd.append(top(cosine(e_, e))); bwd.append(top(cosine(e, e_)))
+    got = mindeye2_retrieval(brain, img, 10, 50)
+    for name, each, sides in (('MindEye2 fwd (image retrieval)', fwd, ('image', 'brain')), ('MindEye2 bwd (brain retrieval)', bwd, ('brain', 'image'))):
+        g, half = got[name], 1.96*np.std(each)/np.sqrt(10); assert np.isclose(g['top1'], np.mean(each)) and np.allclose([g['low'], g['high']], [np.mean(each) - half, np.mean(each) + half]) and (g['query'], g['gallery']) == sides
+        assert 'too narrow' in g['interval'] and g['chance'] == 1/50 and (g['draws'], g['candidates'], g['seed']) == (10, 50, 42)
+    assert np.mean(fwd) != np.mean(bwd)
+    with pytest.raises(ShapeError, match='matched by row'): retrieve_in_draws(brain[:50], img, 3, 20)
+
+
+# Cost
+
+@pytest.mark.parametrize('model, x, want', [(torch.nn.Linear(7, 5), torch.zeros(3, 7), 2*3*7*5), (torch.nn.Conv1d(4, 6, 3, padding=1), torch.zeros(2, 4, 10), 2*2*10*6*4*3), (torch.nn.LSTM(8, 16), torch.zeros(3, 1, 8), 3*2*4*16*(8 + 16)),
+    (torch.nn.GRU(8, 16), torch.zeros(3, 1, 8), 3*2*3*16*(8 + 16))], ids=lambda v: type(v).__name__ if isinstance(v, torch.nn.Module) else None)
+def test_operations_by_hand(model, x, want):
+    assert flops(model, x) == dict(flops=want, uncounted=[]) and flops(model.eval(), x)['flops'] == want
+
+
+def test_operations_of_a_transformer_do_not_vanish_when_it_is_evaluated():
+    m = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False); x = torch.zeros(2, 10, 16); each = 2*(20*16*48 + 20*16*16 + 2*20*16*32) + 2*2*2*2*10*10*8
+    assert flops(m.eval(), x) == flops(m.train(), x) == dict(flops=2*each, uncounted=[])
+    assert torch.backends.mha.get_fastpath_enabled() and torch.backends.mkldnn.enabled and flops(torch.fft.rfft, torch.zeros(4, 8))['uncounted'] == ['_fft_r2c']
+
+
+def test_memory_by_hand():
+    x = torch.zeros(10, 1000); assert living_bytes(lambda a: (a + 1) + 2, x) == 2*40_000 and living_bytes(lambda a: a.T[:5], x) == 0 and living_bytes(lambda a: (a*1, a*2, a*3), x) == 3*40_000
+    def chain(a):
+        for _ in range(50): a = a + 1
+        return a
+    assert living_bytes(chain, x) == 2*40_000                                    # old ones vanish
+    c = cost_of(torch.nn.Linear(1000, 10), x, repeats=2, warm=0); assert c['memory_mb'] == (4*10_010 + 40_000 + 400)/1e6 and c['parameters'] == 10_010 and c['flops'] == 2*10*1000*10 and c['batch'] == 10
+    row = cost_row(c, 'linear'); assert row['parameters (M)'] == .01 and row['batch'] == 10 and row['device'] == 'cpu' and c['seconds_per_picture'] == c['seconds']/10 and row['method'] == 'linear'
+    for bad, error in (((), ShapeError), ((torch.zeros(0, 1000),), ShapeError), ((torch.tensor(1.),), ShapeError)):
+        with pytest.raises(error): cost_of(torch.nn.Linear(1000, 10), *bad)
+    with pytest.raises(ParameterError): cost_of(torch.nn.Linear(1000, 10), x, warm=-1)
+
+
+# Contrast
+
+def test_soft_targets_become_hard_when_cold_and_even_when_hot():
+    g = torch.Generator().manual_seed(0); brain, img = (F.normalize(torch.randn(12, 8, generator=g).double(), dim=1) for _ in range(2))
+    assert abs(soft_clip(brain, img, 1e-3) - info_nce(brain, img, 1e3))/info_nce(brain, img, 1e3) < 1e-6 and abs(soft_clip(brain, img, 1e4) - np.log(12)) < 1e-3
+    order = torch.randperm(12, generator=g); assert torch.isclose(soft_clip(brain, img), soft_clip(brain[order], img[order])) and torch.isclose(soft_clip(3*brain, 2*img), soft_clip(brain, img, normalise=False))
+    target = (img @ img.T/.125).softmax(-1); assert soft_clip(img, img) >= -(target*target.log()).sum(-1).mean() - 1e-9          # never below the entropy of its targets
+    for bad in (0, -1, float('nan')):
+        for loss in (lambda t: soft_clip(brain, img, t), lambda t: bi_mixco(brain, img, order, torch.ones(12), t)):
+            with pytest.raises(ParameterError): loss(bad)
+    with pytest.raises(ShapeError): soft_clip(brain, img[:5])
+
+
+def test_mixtures_are_those_of_the_formula():
+    g = torch.Generator().manual_seed(0); x = torch.randn(9, 4, 5, generator=g); kept = x.clone(); mixed, perm, betas, select = mixco(x, seed=3)
+    for i in range(9): want = betas[i]*x[i] + (1 - betas[i])*x[perm[i]] if select[i] else x[i]; assert torch.allclose(mixed[i], want)
+    assert torch.equal(x, kept) and (betas[~select] == 1).all() and sorted(perm.tolist()) == list(range(9)) and mixed.dtype == x.dtype
+    again = mixco(x, seed=3); assert all(torch.equal(a, b) for a, b in zip(again, (mixed, perm, betas, select))) and not torch.equal(mixco(x, seed=4)[1], perm)
+    share = np.mean([mixco(x, seed=s)[3].double().mean() for s in range(200)]); assert abs(share - .5) < .06
+    b = np.concatenate([mixco(x, share=1, seed=s)[2].numpy() for s in range(200)]); assert abs(b.mean() - .5) < .04 and ((b < .05) | (b > .95)).mean() > .5
+    for bad, error in ((dict(beta=-1), ParameterError), (dict(share=2), ParameterError), (dict(perm=torch.arange(4)), ShapeError), (dict(betas=torch.ones(3)), ShapeError)):
+        with pytest.raises(error): mixco(x, **bad)
+
+
+def test_weights_of_mixtures_against_the_two_assignments():
+    perm, betas = torch.tensor([1, 0, 2, 4, 3]), torch.tensor([.1, .2, .3, .4, 1.]); w = mix_weights(perm, betas)
+    for i in range(5):
+        for j in range(5): want = 1 - betas[i] if j == perm[i] else betas[i] if i == j else 0.; assert w[i, j] == want
+    z = F.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).double(), dim=1); assert torch.isclose(bi_mixco(z, z, torch.roll(torch.arange(5), 1), torch.ones(5)), info_nce(z, z, 10.))
+    live = z.clone().requires_grad_(); (soft_clip(live, z) + bi_mixco(live, z, perm, betas)).backward(); assert torch.isfinite(live.grad).all() and live.grad.abs().sum() > 0
+
+
+# Across people
+
+def person(subject, names='abc', concepts=12, kind='eeg', tmin=0.):
+    gen = np.random.default_rng(subject); t = pd.DataFrame(dict(picture=[f'c{i}/0' for i in range(concepts)], concept=[f'c{i}' for i in range(concepts)], subject=subject))
+    x = gen.normal(size=(concepts, len(names), 5) if kind == 'eeg' else (concepts, len(names))).astype('float32'); return Trials(x, list(names), t, kind, 10. if kind == 'eeg' else None, tmin)
+
+
+sides = dict(valid=['c8', 'c9'], test=['c10', 'c11'])
+
+
+def test_each_person_is_left_out_once_and_never_learned_from():
+    folds = list(leave_one_out({f'p{s}': person(s) for s in (1, 2, 3)}, **sides)); assert [f.held_out for f in folds] == ['p1', 'p2', 'p3']
+    for i, f in enumerate(folds, 1):
+        t = f.splits; assert set(t.train.table.subject) == set(t.valid.table.subject) == {1, 2, 3} - {i} and set(t.test.table.subject) == {i} and f'p{i}' not in f.learned and len(f.learned) == 2
+        assert not set(t.train.concepts) & {*sides['valid'], *sides['test']} and set(t.valid.concepts) == set(sides['valid']) and set(t.test.table.concept) == set(sides['test']) and len(t.train) == 16
+        whole = person(f.splits.train.table.subject.iloc[0]); assert np.array_equal(t.train.x[:8], whole.x[:8])
+    assert [f.held_out for f in leave_one_out({s: person(s) for s in (1, 2, 3)}, held_out=[2], **sides)] == [2]
+
+
+def test_the_seal_belongs_to_the_person():
+    from brainrecon.data.splits import split_concepts
+    people = {s: split_concepts(person(s), **sides) for s in (1, 2)}; people[1].test.open('within')
+    with pytest.raises(LeakError, match='read already'): next(leave_one_out(people)).splits.test.open('across')
+    with pytest.raises(LeakError, match='read already'): next(leave_one_out(common_channels(people))).splits.test.open('across')
+
+
+def test_a_test_concept_that_another_person_learned_is_found():
+    from brainrecon.data.splits import split_concepts
+    people = {1: split_concepts(person(1), **sides), 2: split_concepts(person(2), valid=['c0'], test=['c1'])}
+    with pytest.raises(LeakError, match='train and test'): list(leave_one_out(people))
+    own = {s: split_concepts(person(s), **sides) for s in (1, 2, 3)}; own[2] = Splits(own[2].train, own[2].test._trials, Splits(own[2].train, own[2].valid, own[2].test._trials).valid)      # validated on the test pictures
+    with pytest.raises(LeakError): list(leave_one_out(own))
+
+
+def test_people_that_cannot_be_joined():
+    with pytest.raises(ChannelError, match='2 names are common'): leave_one_out({1: person(1), 2: person(2, 'abx')}, **sides)
+    with pytest.raises(ChannelError, match='share none'): leave_one_out({1: person(1), 2: person(2, 'xyz')}, **sides)
+    with pytest.raises(ChannelError, match='another order'): leave_one_out({1: person(1), 2: person(2, 'cba')}, **sides)
+    with pytest.raises(ShapeError, match='windows'): list(leave_one_out({1: person(1), 2: person(2, tmin=.1), 3: person(3)}, **sides))
+    with pytest.raises(ShapeError, match='fmri'): leave_one_out({1: person(1), 2: person(2, kind='fmri')}, **sides)
+    with pytest.raises(ChannelError, match='each brain'): leave_one_out({1: person(1, kind='fmri'), 2: person(2, kind='fmri')}, **sides)
+    assert len(list(leave_one_out({1: person(1, kind='fmri'), 2: person(2, kind='fmri')}, shared_space='fsaverage', **sides))) == 2
+    with pytest.raises(UnknownError, match='both are person 1'): leave_one_out({'a': person(1), 'b': person(1)}, **sides)
+    with pytest.raises(ShapeError, match='at least two'): leave_one_out({1: person(1)}, **sides)
+    with pytest.raises(ParameterError): leave_one_out({1: person(1), 2: person(2)})
+    with pytest.raises(ShapeError, match='type int'): leave_one_out({1: 5, 2: 6})
+    from brainrecon.data.splits import split_concepts
+    both = common_channels({1: split_concepts(person(1), **sides), 2: split_concepts(person(2, 'cxb'), **sides)}); assert both[1].train.names == both[2].train.names == both[2].test._trials.names == ['b', 'c']
+    assert np.array_equal(both[2].train.x[:, 0], person(2, 'cxb').x[:8, 2]) and len(list(leave_one_out(both))) == 2
+    with pytest.raises(ChannelError, match='no channel'): common_channels({1: split_concepts(person(1), **sides), 2: split_concepts(person(2, 'xyz'), **sides)})
+
+
+def test_decoders_start_anew_for_each_person():
+    class Counts:
+        def fit(self, train, valid, gallery): self.recording, self.seen = {}, set(train.table.subject); return self
+    out = fit_across({s: person(s) for s in (1, 2, 3)}, Counts, None, **sides); assert [d.seen for _, d in out] == [{2, 3}, {1, 3}, {1, 2}]
+    one = Counts()
+    with pytest.raises(LeakError, match='learned before'): fit_across({s: person(s) for s in (1, 2, 3)}, lambda: one, None, **sides)

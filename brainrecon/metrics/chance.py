@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['numbers', 'bootstrap', 'permutation_p', 'retrieval_null', 'binomial_p', 'sign_flip_p']
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #37bca852
+# %% ../../nbs/07_metrics/01_chance.ipynb #b5d976f9
 import numpy as np
 from ..core.checks import ShapeError, ValuesError, check_shape, known
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #93329997
+# %% ../../nbs/07_metrics/01_chance.ipynb #8106dc1d
 def numbers(
     values,    # one number each
     name:str,  # what the caller calls them
@@ -19,7 +19,7 @@ def numbers(
     except (ValueError, TypeError): raise ValuesError(f'`{name}` are not numbers;', 'one number a test picture was expected.', '', 'Give hits or scores.') from None
     return check_shape(v, 'b', name)
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #36053daa
+# %% ../../nbs/07_metrics/01_chance.ipynb #a6f1c4cc
 def bootstrap(
     values,               # `b` one number a test picture
     draws:int=2000,       # resamples
@@ -39,7 +39,7 @@ def bootstrap(
     low, high = np.percentile(means, [tail, 100 - tail])
     return dict(mean=float(v.mean()), low=float(low), high=float(high), se=float(means.std(ddof=1)), n=len(v), draws=len(means), level=level)
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #b22995b9
+# %% ../../nbs/07_metrics/01_chance.ipynb #e3ce328a
 def permutation_p(
     observed:float,
     null,              # scores under shuffled pairs
@@ -51,7 +51,7 @@ def permutation_p(
     more = null >= observed - 1e-12 if side == 'greater' else np.abs(null) >= abs(observed) - 1e-12
     return float((1 + more.sum())/(1 + len(null)))
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #064c3254
+# %% ../../nbs/07_metrics/01_chance.ipynb #4d8abeea
 def retrieval_null(
     sim,             # `b k` similarities of queries to candidates
     draws=1000,      # how many shuffles, or `r b` right columns for each
@@ -64,7 +64,7 @@ def retrieval_null(
     labels = np.stack([gen.permutation(sim.shape[1])[:len(sim)] for _ in range(draws)]) if np.ndim(draws) == 0 else np.asarray(draws)
     return (best[None] == labels).mean(1)
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #9b7f6e0d
+# %% ../../nbs/07_metrics/01_chance.ipynb #a2473ba5
 def binomial_p(
     hits:int,       # right answers
     n:int,          # questions
@@ -72,9 +72,11 @@ def binomial_p(
 )->float:
     "The probability of at least so many right answers by luck. Quick; queries that share a gallery make permutation the reference."
     from scipy.stats import binom
+    if not (hits == int(hits) and n == int(n) and 0 <= hits <= n and n >= 1): raise ValuesError(f'{hits!r} hits of {n!r} questions', 'cannot be; whole numbers, from 0 to the number of questions, were expected.', 'A share is easily given instead of a count.', 'Count the right answers.')
+    if not 0 <= chance <= 1: raise ValuesError(f'chance is {chance!r};', 'a probability from 0 to 1 was expected.', 'Percent is easily meant.', 'Give 1/200, say.')
     return float(binom.sf(hits - 1, n, chance))
 
-# %% ../../nbs/07_metrics/01_chance.ipynb #f1e25249
+# %% ../../nbs/07_metrics/01_chance.ipynb #f19dcfbf
 def sign_flip_p(
     a, b,           # `b` scores of two models on the same pictures
     signs=1000,     # how many random sign patterns, or `r b` of -1 and 1
