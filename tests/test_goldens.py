@@ -87,6 +87,9 @@ def metrics(t, meta):
     check_leakage(t, want['leakage'])
     check_contrast(t, want['contrastive'])
     check_ceiling(t, want['noise_ceiling'])
+    check_images(t, want); check_identification(t, want); check_distance(t, want)
+    check_voxelwise(t, want['voxelwise'])
+    check_synthesis(t, want['synthesis'])
 
 def check_ceiling(t, want):
     "Noise ceilings in both forms, for one and for all repetitions, equal and unequal; split halves; scores in units of the ceiling."
@@ -106,11 +109,85 @@ def check_ceiling(t, want):
         assert (np.isnan(got) == np.isnan(w)).all(), k
         close(got[~np.isnan(w)], w[~np.isnan(w)], 1e-6, k)
 
-def check_contrast(t, want):
-    "The symmetric contrastive loss at every temperature that the file names; rows are used as stored."
+def check_voxelwise(t, want):
+    "Scores down the columns and along the rows; undefined voxels named; a region; the mean squared error. Numbers that do not exist are null."
+    from brainrecon.metrics.encoding import brain_correlation, pattern_r, synthesis_scores, voxelwise
+    a, b = t['voxel_target'], t['voxel_prediction']; got = voxelwise(a, b); r, r2 = got['r'], got['R2']; number = lambda k: np.array([np.nan if v is None else v for v in want[k]], float)
+    for name, values, k in (('r', r['values'], 'pearson_per_voxel'), ('R2', r2['values'], 'r2_per_voxel'), ('pattern r', pattern_r(a, b)['values'], 'pattern_pearson_per_sample')):
+        w = number(k); assert (np.isnan(values) == np.isnan(w)).all(), f'{name}: undefined in other places'
+        close(values[~np.isnan(w)], w[~np.isnan(w)], 1e-6, name)
+    assert r['undefined_at'] == want['undefined_voxels'] and r['undefined'] == len(want['undefined_voxels'])
+    close([r['mean'], r['median']], [want[f'pearson_{k}_ignoring_undefined'] for k in ('mean', 'median')], 1e-6, 'mean and median r')
+    close(np.nan_to_num(r['values']).mean(), want['pearson_mean_undefined_as_zero'], 1e-6, 'r, undefined as zero')
+    close(pattern_r(a, b)['mean'], want['pattern_pearson_mean'], 1e-6, 'pattern r'); close(pattern_r(a, b)['mean'], want['paired_pearson_braincodec_mean'], 1e-6, "brainCodec's paired Pearson")
+    close(brain_correlation(a, b, dict(region=t['voxel_mask']))['region']['mean'], want['brain_correlation_masked_mean'], 1e-6, 'brain correlation')
+    close(synthesis_scores(a, b)['MSE']['mean'], want['mse'], 1e-6, 'mean squared error')
+
+def check_synthesis(t, want):
+    "One response against each of the first three single trials, as SynBrain does; its own code runs in float32, which shows in the CKA."
+    from brainrecon.metrics.encoding import synthesis_scores
+    got = synthesis_scores(t['reps'][:, :3], t['reps_prediction'])
+    for ours, theirs in (('MSE', 'MSE'), ('pattern r', 'Pearson'), ('pattern cosine', 'Cosine')): close(got[ours]['mean'], want[theirs], 1e-6, theirs)
+    close(got['CKA between voxels (SynBrain)'], want['CKA'], 1e-5, 'CKA')
+
+def check_images(t, want):
+    "PixCorr and SSIM of every set, with each step switched off in turn, and unlike the two settings marked WRONG. 1e-6 and 2e-4 (float32) or 1e-5 (float64) for each picture."
     import torch
-    from brainrecon.alignment.contrast import info_nce
+    from brainrecon.metrics.pixels import pixcorr, resize, ssim
+    for name in (k.split('/')[1] for k in want if k.startswith('images/')):
+        w = {k: np.array([np.nan if x is None else x for x in v], float) if k.endswith('per_image') else v for k, v in want[f'images/{name}'].items()}
+        a, b = t[f'{name}_original'], t[f'{name}_reconstruction']
+        def same(got, k, tol):
+            v = got['values']; assert (np.isnan(v) == np.isnan(w[k])).all() and got['undefined'] == np.isnan(w[k]).sum(), f'{name} {k}: undefined in other places'
+            close(v[~np.isnan(v)], w[k][~np.isnan(v)], tol, f'{name} {k}')
+        p, s, d = pixcorr(a, b), ssim(a, b), ssim(a, b, dtype='float64')
+        for k, how in (('official', {}), ('no_first_resize', dict(first=False)), ('native', dict(first=False, size=None))): same(pixcorr(a, b, **how), f'pixcorr_{k}_per_image', 1e-6)
+        for k, how in (('official', {}), ('no_first_resize', dict(first=False)), ('native_gray', dict(first=False, size=None)), ('legacy_columnwise', dict(form='columns (legacy)'))): same(ssim(a, b, **how), f'ssim_{k}_per_image', 2e-4)
+        same(d, 'ssim_official_float64_per_image', 1e-5); same(s, 'ssim_official_float64_per_image', 2e-4)
+        close(p['mean'], w['pixcorr_official_mean'], 1e-6, f'{name} PixCorr'); close(p['mean'], w['pixcorr_mindeye_training_helper_mean'], 2e-4, f"{name} PixCorr of MindEye2's helper, in float32")
+        close([s['mean'], d['mean']], w['ssim_official_mean'], 1e-5, f'{name} SSIM')
+        grey = [ssim(*(np.repeat(x[:, [c]], 3, 1) for x in (a, b)), first=False, size=None)['values'] for c in range(3)]     # each colour as if it were the grey
+        close(np.mean(grey, 0), w['ssim_rgb_native_per_image'], 2e-4, f'{name} SSIM of three colours')
+        for k in (k for k in w if 'WRONG' in k): assert np.abs(s['values'] - w[k]).max() > .01, f'{name}: SSIM as in {k}'
+        for smooth in (True, False):
+            k = f'antialias_{str(smooth).lower()}'; o, r = (torch.from_numpy(x).float()/255 for x in (a, b))
+            fits = [q for q in (64, (64, 64)) for x in [resize(o, q, smooth)] if np.allclose([x.mean(), x.std()], w[f'resize64_{k}_checksum_mean_std'], rtol=0, atol=1e-6)]
+            assert fits, f'{name} resize to 64, {k}'     # one number and two are the same for square pictures; the sum says which was meant
+            same(pixcorr(resize(o, fits[0], smooth), resize(r, fits[0], smooth), first=False, size=None), f'pixcorr_after_resize64_{k}_per_image', 1e-6)
+
+def check_identification(t, want):
+    "Two-way identification: counts exact in both ways of multiplying, both directions, both tie rules, cosine, and from a table with many ties."
+    from brainrecon.metrics.identification import two_way, two_way_from_similarity
+    for name in ('twoway', 'twoway_ties'):
+        w = want[name]; a, b = t[f'{name}_original'], t[f'{name}_reconstruction']
+        for quick in (False, True):
+            got = two_way(a, b, quick=quick)
+            assert got['counts'].tolist() == w['official_success_counts_per_reconstruction'] and got['denominator'] == w['denominator'], name
+            close([got['strict'], got['mean'], got['half']], [w['official'], w['bdpy_mean'], w['ties_half_credit']], 1e-12, name); close(got['values'], w['bdpy_per_sample'], 1e-12, f'{name} bdpy')
+            close(two_way(a, b, fixed='original', quick=quick)['mean'], w['originals_fixed_strict'], 1e-12, f'{name} originals fixed')
+            close(two_way(a, b, kind='cosine', quick=quick)['mean'], w['cosine_strict'], 1e-6, f'{name} cosine')     # the published one is float32
+    w = want['twoway_from_similarity_ties']
+    for side in ('rows', 'columns'):
+        got = two_way_from_similarity(t['sim_ties'], side)
+        close([got['strict'], got['half']], [w[f'{side}_are_queries_{k}'] for k in ('strict', 'half_credit')], 1e-6, f'{side} are queries')
+
+def check_distance(t, want):
+    "Correlation distance, unlike the two that are marked WRONG."
+    from brainrecon.metrics.identification import correlation_distance
+    got, w = correlation_distance(t['distance_original'], t['distance_reconstruction']), want['correlation_distance']
+    close(got['values'], w['per_image'], 1e-6, 'correlation distance'); close(got['mean'], w['mean'], 1e-6, 'mean correlation distance')
+    assert got['undefined'] == 0 and got['better'] == 'lower' and all(abs(got['mean'] - w[k]) > .01 for k in w if 'WRONG' in k)
+
+def check_contrast(t, want):
+    "The contrastive losses at every temperature that the file names; rows are used as stored, every row is selected."
+    import torch
+    from brainrecon.alignment.contrast import bi_mixco, info_nce, soft_clip
     brain, img = (torch.from_numpy(t[f'loss_{n}']).double() for n in ('brain', 'image'))
+    perm, betas = torch.from_numpy(t['loss_perm']).long(), torch.from_numpy(t['loss_betas']).double(); assert int((perm == torch.arange(len(perm))).sum()) == want['perm_fixed_points']
+    for n in (k for k in want if k.startswith(('softclip_t', 'bimixco_t'))):
+        tau = float(n.split('_t')[-1]); got = soft_clip(brain, img, tau, normalise=False) if n.startswith('soft') else bi_mixco(brain, img, perm, betas, tau, normalise=False)
+        assert abs(got.item()/want[n] - 1) < 1e-6, (n, got.item(), want[n])
+    assert {n.split('_t')[0] for n in want} >= {'softclip', 'bimixco', 'infonce_symmetric'}
     names = [n for n in want if n.startswith('infonce_symmetric_t')]
     assert names
     for n in names: assert abs(info_nce(brain, img, 1/float(n.split('_t')[-1]), normalise=False).item()/want[n] - 1) < 1e-6, n
@@ -118,7 +195,8 @@ def check_contrast(t, want):
 def check_leakage(t, want):
     "Overlaps named by our own check are exactly the expected ones."
     from brainrecon.core.checks import LeakError
-    from brainrecon.data.trials import Trials, check_leak
+    from brainrecon.data.splits import check_leak
+    from brainrecon.data.trials import Trials
     def batch(pictures, concepts, first): return Trials(np.zeros((len(pictures), 1)), ['v'],
         dict(picture=pictures, concept=concepts, trial=np.arange(len(pictures)) + first), 'fmri')
     def shared(a, b, by):
