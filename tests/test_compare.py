@@ -264,7 +264,7 @@ def report(tmp_path_factory):
 
 def test_the_report_is_a_run_of_its_own(report):
     home, done, page = report; at = home/'page'
-    assert done.stdout.rstrip().endswith(f'report: {at/"report.html"}') and load_json(at/'status.json')['state'] == 'finished' and not (at/'comparison.html').exists()
+    assert done.stdout.rstrip().endswith(f'report: {at/"report.html"}') and load_json(at/'status.json')['state'] == 'finished' and not (at/'page.html').exists()
     nb = nbformat.read(at/'notebook.ipynb', 4); kinds = [o.output_type for c in nb.cells for o in c.get('outputs', [])]; assert 'error' not in kinds and kinds.count('display_data') >= 8
     assert len(load_json(at/'scores.json')['rows']) == 4 and [c['run'] for c in load_json(at/'cards.json')] == ['careful', 'hasty']
 

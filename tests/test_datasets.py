@@ -55,7 +55,7 @@ def test_a_leaking_protocol_is_refused(roots):
     "The authors' split of EEG-ImageNet shares categories, so it is no zero-shot split; what holds whole categories out is."
     with pytest.warns(UserWarning, match='drift'): splits = load_splits('eeg-imagenet', roots['eeg-imagenet'], 1, valid=2, protocol='authors')
     assert splits.by == 'picture' and load_splits('eeg-imagenet', roots['eeg-imagenet'], 1, valid=1).by == 'concept'
-    from brainrecon.data.trials import check_leak
+    from brainrecon.data.splits import check_leak
     with pytest.raises(LeakError): check_leak(splits.train, splits.test.open('a test'))
 
 

@@ -5,7 +5,7 @@ import brainrecon.data.eeg_imagenet as module
 from brainrecon.core.checks import LeakError, UnknownError
 from brainrecon.data.eeg_imagenet import BlockConfounded, authors_side, ch62, held_out_categories, load_eeg_imagenet, read_marked, recording, usable_eeg_imagenet
 from brainrecon.data.eeg_imagenet_tree import write_eeg_imagenet
-from brainrecon.data.trials import Splits, check_leak
+from brainrecon.data.splits import Splits, check_leak
 
 pytestmark = pytest.mark.filterwarnings('ignore::brainrecon.data.eeg_imagenet.BlockConfounded')
 

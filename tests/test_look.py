@@ -11,7 +11,8 @@ from brainrecon.data.look import flat_places, mean_of, order_of, places, quality
 from brainrecon.data.pictures import load_pictures
 from brainrecon.data.simulated_fmri import simulate_fmri
 from brainrecon.data.simulated_meeg import simulate_eeg, simulate_meg
-from brainrecon.data.trials import Trials, load_trials, split_concepts
+from brainrecon.data.splits import split_concepts
+from brainrecon.data.trials import Trials, load_trials
 from brainrecon.jobs.run import run_job
 
 shared = Path(os.environ.get('BRAINRECON_SHARED') or Path(__file__).resolve().parents[2]/'shared')

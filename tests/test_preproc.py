@@ -14,7 +14,8 @@ from brainrecon.data.preproc import (choose_repetitions, cut_epochs, epoch_map, 
     published_seed, shrunk_sum, shuffled, target_code, whitening_matrix)
 from brainrecon.data.simulated_meeg import ch63
 from brainrecon.data.things_eeg_raw_tree import plain_session, plain_whitening, write_session, write_things_eeg_raw
-from brainrecon.data.trials import Sealed, Trials, check_leak
+from brainrecon.data.splits import Sealed, check_leak
+from brainrecon.data.trials import Trials
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0, 0, 0, 3, 7, 99999])), min_size=1, max_size=60))

@@ -8,7 +8,8 @@ from brainrecon.data.recordings import from_bids, from_mne
 from brainrecon.data.recordings_fmri import from_nifti, in_units, labels_to_events, single_trials, split_runs, to_volume
 from brainrecon.data.recordings_tree import bold, lay_out, write_bids, write_blocks, write_events, write_series
 from brainrecon.data.simulated_meeg import simulate_eeg
-from brainrecon.data.trials import Trials, check_leak, load_trials
+from brainrecon.data.splits import check_leak
+from brainrecon.data.trials import Trials, load_trials
 from brainrecon.decoders.categories import blocks_of, check_runs, decode_categories, shuffled
 
 mne = pytest.importorskip('mne')

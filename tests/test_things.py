@@ -16,7 +16,8 @@ from brainrecon.data.things_eeg_tree import dialects, write_things_eeg
 from brainrecon.data.things_meg import load_things_meg, usable_things_meg
 from brainrecon.data.things_meg_tree import write_things_meg
 from brainrecon.data.things_pictures import metadata_name, picture_folders, things_table, write_things_images
-from brainrecon.data.trials import check_leak, load_trials
+from brainrecon.data.splits import check_leak
+from brainrecon.data.trials import load_trials
 from brainrecon.jobs.parameters import find_job
 
 SIZE = dict(n_concepts=3, n_test=3, per=2)

@@ -255,7 +255,7 @@ def write_page(
     notes:list=(),       # what was left out
     title:str='',
 )->Path:
-    "Write `comparison.html` and `cards.json`."
+    "Write `page.html`, which the runner takes for the report, and `cards.json`."
     folder = Path(folder); cards = [card_of(s) for s in sources]; save_json(folder/'cards.json', cards); scores = check_scores(joint_scores(sources, title)); title = title_of(scores)
     kinds = {r['simulated'] for r in scores['rows']}
     part = lambda head, text: tag('section', tag('h2', head) + text) if text else ''
@@ -272,8 +272,8 @@ def write_page(
         part('Cards', tag('p', 'All that decides what the numbers of a run mean; the same as a file for programs: cards.json.', class_='soft') + cards_html(cards))]
     head = tag('head', '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">' + tag('title', esc(title)) + tag('style', style + more_style))
     page = f'<!doctype html>\n<html lang="en">{head}\n{tag("body", tag("main", chr(10).join(filter(None, parts))))}\n</html>\n'
-    with atomic(folder/'comparison.html') as at: at.write_text(page, encoding='utf-8')
-    return folder/'comparison.html'
+    with atomic(folder/'page.html') as at: at.write_text(page, encoding='utf-8')
+    return folder/'page.html'
 
 def title_for(sources:list)->str:
     "A title from the names of the runs."
@@ -313,5 +313,4 @@ def make_report(
     sources, _ = read_runs(runs); categories = os.path.abspath(os.path.expanduser(categories)) if categories else ''
     if categories and not Path(categories).is_file(): raise ParameterError(f'categories={categories!r}:', 'a .csv or .tsv file was expected.', 'There is no such file.', 'Check the path, or leave it out.')
     run = run_job(report_job, out=out, again=again, show=show, runs=runs, title=title, categories=categories, content=content_mark(sources))
-    if (run.folder/'comparison.html').exists(): os.replace(run.folder/'comparison.html', run.folder/'report.html')   # the runner's own page gives way to the comparison
     return run.folder/'report.html'

@@ -294,7 +294,7 @@ def recipes(
     return {name: str(r.get('about', '')) for name, r in found.items() if isinstance(r, dict) and r.get('job') == job.name}
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
-folder_words = ('root', 'pictures', 'to')    # parameters that name a folder of the caller
+folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories')    # parameters that name a file or folder of the caller
 
 def resolve(
     job:Job,      # the job that is to run
@@ -307,6 +307,7 @@ def resolve(
     for name, value in (given or {}).items():
         p = find_parameter(job, name)
         value = check_value(p, value, job.name)
-        if name in folder_words and value and isinstance(value, str): value = os.path.abspath(os.path.expanduser(value))    # as seen from here: a job works in its run folder
+        whole = lambda v: os.path.abspath(os.path.expanduser(v)) if v and isinstance(v, str) else v                         # as seen from here: a job works in its run folder
+        if name in folder_words: value = [whole(v) for v in value] if isinstance(value, list) else whole(value)
         found[name] = replace(p, value=value, came_from='given')
     return {p.name: found[p.name] for p in job.parameters}

@@ -8,7 +8,7 @@ __all__ = ['statuses', 'row_keys', 'top_keys', 'style', 'simulated_note', 'numbe
            'figures_html', 'facts_html', 'write_report']
 
 # %% ../../nbs/08_jobs/01_report.ipynb #dc1c0cb9
-import base64, html, math
+import base64, html, math, os
 from pathlib import Path
 from ..core.checks import UnknownError, ValuesError, known
 from ..core.files import atomic, load_json
@@ -16,8 +16,9 @@ from ..core.files import atomic, load_json
 # %% ../../nbs/08_jobs/01_report.ipynb #68e063c2
 statuses = ('measured here', 'reported by the paper', 'not run')
 row_keys = dict(what='', measure='', value=None, low=None, high=None, chance=None, candidates=None, n=None, seeds=(), control=False,
-    simulated=None, status='measured here', source='', note='')
-top_keys = dict(title='', about='', notes=(), test_readings=None, rows=())
+    simulated=None, status='measured here', source='', note='', better='',   # better: 'higher' or 'lower'
+    method='', data='', setting='', protocol='', selection='', over='', spread=None, undefined=None, flags=(), p=None, p_from='')
+top_keys = dict(title='', about='', notes=(), test_readings=None, test_readings_all=None, rows=())
 
 def number(x)->bool:
     "Whether `x` is a finite number."
@@ -29,7 +30,7 @@ def check_row(
 )->dict:
     "A row of scores with every key, or a `ValuesError` that says what it lacks."
     for key in row: known(key, row_keys, 'entry of a score')
-    r = {**row_keys, **row}; r['seeds'] = list(r['seeds'] or []); name = f'the score {r["what"]!r} ({r["measure"]})'
+    r = {**row_keys, **row}; r['seeds'], r['flags'] = list(r['seeds'] or []), list(r['flags'] or []); name = f'the score {r["what"]!r} ({r["measure"]})'
     def bad(came, expected, why=''): return ValuesError(f'{name} {came};', expected, why, 'Complete the row before handing it in.')
     known(r['status'], statuses, 'status of a score')
     if not r['what'] or not r['measure']: raise bad('has no `what` or no `measure`', 'both were expected.')
@@ -43,6 +44,7 @@ def check_row(
     low, high = r['low'], r['high']
     if not (low is high is None or number(low) and number(high) and number(r['value']) and low <= r['value'] <= high):
         raise bad(f'has the interval [{low}, {high}]', f'two numbers around {r["value"]} were expected.')
+    if r['better'] not in ('', 'higher', 'lower'): raise bad(f'has `better={r["better"]!r}`', "'higher' or 'lower' was expected.")
     return r
 
 # %% ../../nbs/08_jobs/01_report.ipynb #97d7f7b1
@@ -70,8 +72,9 @@ def row_parts(
 )->list:
     "The texts of a printed row, one for each column."
     interval = '' if r['low'] is None else f' [{short(r["low"])}, {short(r["high"])}]'
-    kind = ', '.join(filter(None, ['control' if r['control'] else '', r['status'] if r['status'] != 'measured here' else '']))
-    return [r['what'], r['measure'], short(r['value']) + interval, f'chance {r["chance"]:.3g}' if r['chance'] is not None else '',
+    kind = ', '.join(filter(None, [*r['flags'], 'control' if r['control'] else '', r['status'] if r['status'] != 'measured here' else '',
+        r['note'] if r['status'] == 'not run' else '']))
+    return [r['what'], r['measure'] + ' (lower is better)'*(r['better'] == 'lower'), short(r['value']) + interval, f'chance {r["chance"]:.3g}' if r['chance'] is not None else '',
         f'of {r["candidates"]}' if r['candidates'] else '', f'n {r["n"]}' if r['n'] else '',
         f'{len(r["seeds"])} seed{"s"*(len(r["seeds"]) > 1)}' if r['seeds'] else '', kind]
 
@@ -84,10 +87,14 @@ def title_of(
     return s['title'] + (' (simulated data)' if all(measured) and measured else ' (partly simulated data)' if any(measured) else '')
 
 def readings(
-    n,  # how often the test set was looked at, or None
+    n,           # how often the test set was looked at, or None
+    every=None,  # the same in all runs that are kept beside this one, if that is known
 )->str:
     "How often the test set was read, as a sentence."
-    return '' if n is None else 'The test set was read once.' if n == 1 else f'The test set was read {n} times.'
+    if n is None: return ''
+    times = lambda k: 'once' if k == 1 else f'{k} times'
+    more = '' if every is None else f' in this run, {times(every)} in all runs that are kept beside it'
+    return f'The test set was read {times(n)}{more}.'
 
 def print_scores(
     scores:dict,  # what a job hands in
@@ -97,7 +104,7 @@ def print_scores(
     wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     print(title_of(s))
     for r in rows: print('  ' + '  '.join(t.ljust(w) for t, w in zip(r, wide) if w).rstrip())
-    for line in [readings(s['test_readings']), *s['notes']]: print(line) if line else None
+    for line in [readings(s['test_readings'], s['test_readings_all']), *s['notes']]: print(line) if line else None
 
 # %% ../../nbs/08_jobs/01_report.ipynb #f08ae7fc
 style = '''
@@ -118,6 +125,7 @@ th, td { padding:.5rem .8rem .5rem 0; border-bottom:1px solid var(--line); verti
 .value small { font-weight:400; color:var(--soft) } .other .value { font-weight:400 }
 .tag { font-size:.74rem; line-height:1.4; padding:.05rem .45rem; border-radius:99px; border:1px solid var(--line);
   color:var(--soft); margin-right:.3rem }
+.flag { background:var(--warnbg); color:var(--warn); border-color:var(--warn); font-weight:600 }
 .bar { position:relative; display:block; height:.9rem; min-width:10rem; margin:.3rem .5rem 0; border-left:1px solid var(--line) }
 .bar i { position:absolute } .range { top:.2rem; height:.5rem; background:var(--pale); border-radius:3px }
 .dot { top:.05rem; width:.8rem; height:.8rem; margin-left:-.4rem; border-radius:50%; background:var(--main) }
@@ -129,7 +137,7 @@ figcaption { margin-top:.35rem } code { font:.88em ui-monospace, SFMono-Regular,
   tr { border-bottom:1px solid var(--line); padding:.55rem 0 }
   td { display:inline; border:0; padding:0 .6rem 0 0 } td:first-child, td:last-child, td.wide { display:block }
   td.n[data-name]::before { content:attr(data-name) " " }
-  .value { font-size:1.1rem } .bar { margin:.35rem .5rem } td.n { font-size:.88rem; display:inline-block }
+  .value { font-size:1.1rem } .bar { margin:.35rem .5rem } td.n:empty { display:none } td.n { font-size:.88rem; display:inline-block }
   main { padding-top:1.2rem } h1 { font-size:1.45rem } }
 '''
 
@@ -177,13 +185,16 @@ def score_table(
     mixed = not all(r['simulated'] for r in rows)
     def one(r):
         words = ['control' if r['control'] else '', 'simulated' if mixed and r['simulated'] else '',
-            '' if r['status'] == statuses[0] else r['status']]
-        tags = ''.join(tag('span', esc(t), class_='tag') for t in words if t)
-        more = ''.join(tag('div', t, class_='soft') for t in (tags, esc(r['source']), esc(r['note'])) if t)
+            '' if r['status'] == statuses[0] else r['status'], r['protocol'] if r['protocol'] not in ('', 'brainrecon') else '']
+        tags = ''.join([tag('span', esc(t), class_='tag flag') for t in r['flags']] + [tag('span', esc(t), class_='tag') for t in words if t])
+        how = '; '.join(filter(None, [f'chosen by: {r["selection"]}' if r['selection'] else '', f'interval over {r["over"]}' if r['over'] and r['low'] is not None else '',
+            f'standard deviation over seeds {short(r["spread"])}' if r['spread'] is not None else '', f'{r["undefined"]} undefined, left out' if r['undefined'] else '',
+            f'p {r["p"]:.2g}' + f' ({r["p_from"]})'*bool(r['p_from']) if r['p'] is not None else '']))
+        more = ''.join(tag('div', t, class_='soft') for t in (tags, esc(r['source']), esc(how), esc(r['note'])) if t)
         interval = '' if r['low'] is None else f' <small>[{short(r["low"])}, {short(r["high"])}]</small>'
         seeds = f'{len(r["seeds"])}' if r['seeds'] else ''
         numbers = dict(chance='' if r['chance'] is None else f'{r["chance"]:.3g}', of=r['candidates'], n=r['n'], seeds=seeds)
-        parts = [tag('td', esc(r['what']) + more), tag('td', esc(r['measure'])), tag('td', short(r['value']) + interval, class_='value'),
+        parts = [tag('td', esc(r['what']) + more), tag('td', esc(r['measure'] + ', lower is better'*(r['better'] == 'lower'))), tag('td', short(r['value']) + interval, class_='value'),
             tag('td', bar(r, rows), class_='wide'), *(tag('td', esc(v), class_='n', data_name=k) for k, v in numbers.items())]
         return tag('tr', ''.join(parts), class_='other' if r['control'] or r['status'] != statuses[0] else '')
     return table(['', 'measure', 'score [interval]', '', 'chance', 'candidates', 'n', 'seeds'], [one(r) for r in rows])
@@ -225,8 +236,9 @@ simulated_note = ('Simulated data: no person was recorded. These numbers show th
 def write_report(
     folder,  # a run folder with scores.json
 )->Path:
-    "Write `report.html`, one page that holds everything it shows."
+    "Write `report.html`, one page that holds everything it shows; a job that wrote a page of its own, `page.html`, has the last word."
     folder = Path(folder); s = check_scores(load_json(folder/'scores.json'))
+    if (folder/'page.html').exists(): os.replace(folder/'page.html', folder/'report.html'); return folder/'report.html'
     params, status = [load_json(folder/n) if (folder/n).exists() else {} for n in ('params.json', 'status.json')]
     title, rows = title_of(s), s['rows']
     job = ', '.join(filter(None, [params.get('job'), f'recipe {params["recipe"]}' if params.get('recipe') else '']))
@@ -236,7 +248,7 @@ def write_report(
         tag('p', esc(simulated_note), class_='banner') if any(r['simulated'] for r in rows) else '',
         tag('h2', 'Scores'), score_table(rows),
         tag('p', 'Dot: the score. Band: its interval. Dashed line: chance. Measured here, unless a row says otherwise.', class_='soft'),
-        *[tag('p', esc(t), class_='soft') for t in [readings(s['test_readings']), *s['notes']] if t],
+        *[tag('p', esc(t), class_='soft') for t in [readings(s['test_readings'], s['test_readings_all']), *s['notes']] if t],
         tag('h2', 'Figures') + figures if figures else '',
         facts_html(params, status),
         tag('h2', 'Files') + tag('p', ', '.join(tag('a', n, href=n) for n in files)) if files else '']

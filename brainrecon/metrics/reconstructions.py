@@ -303,7 +303,7 @@ def rows(self,
         words = [what, label if control or len(many) > 1 else '', rule if not control and not rule.startswith('single') or 'mean of' in str([*self.values.columns.get_level_values(1)]) and not control else '']
         choice = '; '.join(filter(None, [same.get('selection', ''), rule.partition(' (')[0] if best else '']))
         row = {**same, **dict(what=', '.join(filter(None, words)), measure=m, value=d['value'], low=d['low'], high=d['high'], chance=f['chance'], n=d['n'], simulated=simulated, control=control or same.get('control', False),
-            status='measured here', protocol=self.preset if self.preset != 'brainrecon' else same.get('protocol', self.preset), over=d['over'], undefined=d['undefined'],
+            status='measured here', protocol=self.preset if self.preset != 'brainrecon' else same.get('protocol', self.preset), over=d['over'], undefined=d['undefined'], better=f['better'],
             note=self.note(label, rule, m, d), flags=[*same.get('flags', []), *(['CHOSEN WITH THE TRUE IMAGE'] if best else [])])}
         if choice: row['selection'] = choice
         if d['value'] is None: row |= dict(status='not run', chance=None)
@@ -318,7 +318,7 @@ Evaluation.rows = rows
 # %% ../../nbs/07_metrics/09_reconstructions.ipynb #627135e8
 def note(self, label:str, rule:str, m:str, d:dict)->str:
     "What one must know about one line, in words."
-    f = self.facts[label, m]; words = ['lower is better' if f['better'] == 'lower' else '']
+    f = self.facts[label, m]; words = []
     if f['kind'] == 'two-way': words += ['one of two, reconstruction fixed, ties fail', f'half credit for ties {f["half"]:.3f}' if f['half'] is not None and f['warning'] else '', 'pool held fixed in the interval', f'{f["failed"]} without features count as failures'*bool(f['failed'])]
     if d['value'] is None: words += [f'undefined for all {d["undefined"]} pictures']
     elif d['undefined']: words += [f'{d["undefined"]} pictures undefined and left out']
