@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from ..core.checks import FolderError, LeakError, ShapeError, UnknownError, ValuesError, check_finite, check_shape, known, writable
+from ..core.checks import FolderError, LeakError, ShapeError, ValuesError, check_finite, check_shape, known, writable
 from ..core.files import load_json, save_json
 from .trials import Trials
 

@@ -14,7 +14,7 @@ from ..core.checks import ParameterError, known
 from ..data.datasets import data_pictures
 from ..data.pictures import Pictures, load_pictures
 from ..data.trials import Trials
-from ..decoders.drawing import Drawer, LinearDrawer, MeanDrawer, NearestDrawer, load_drawer, pictures_at, save_drawer, show_drawings
+from ..decoders.drawing import Drawer, LinearDrawer, MeanDrawer, NearestDrawer, load_drawer, save_drawer, show_drawings
 from ..decoders.retrieval import Gallery, shuffle_pairs
 from .decode import check_plan
 from .predictions import save_drawings

@@ -10,7 +10,7 @@ __all__ = ['statuses', 'row_keys', 'top_keys', 'style', 'simulated_note', 'numbe
 # %% ../../nbs/08_jobs/01_report.ipynb #dc1c0cb9
 import base64, html, math, os
 from pathlib import Path
-from ..core.checks import UnknownError, ValuesError, known
+from ..core.checks import ValuesError, known
 from ..core.files import atomic, load_json
 
 # %% ../../nbs/08_jobs/01_report.ipynb #68e063c2

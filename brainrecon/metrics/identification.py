@@ -11,7 +11,7 @@ __all__ = ['kinds', 'large_work', 'feature_rows', 'both_rows', 'centre_and_scale
 import contextlib
 import numpy as np
 import torch
-from ..core.checks import ShapeError, ValuesError, known
+from ..core.checks import ShapeError, known
 from .pixels import summary
 
 # %% ../../nbs/07_metrics/07_identification.ipynb #c1cb76be

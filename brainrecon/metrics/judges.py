@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from ..core.checks import CheckpointError, FileError, MissingExtra, MissingWeights, ShapeError, UnknownError, ValuesError, device as find_device, known, need, seeded
+from ..core.checks import FileError, MissingExtra, MissingWeights, ShapeError, UnknownError, ValuesError, device as find_device, known, need, seeded
 from ..core.files import sha256
 from ..data.assets import asset
 from ..data.registry import home_of, judge_file, plan, recorded

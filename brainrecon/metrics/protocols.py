@@ -10,7 +10,7 @@ __all__ = ['selections', 'unknown', 'position', 'protocols', 'of_nsd', 'no_alias
 from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
-from ..core.checks import ShapeError, UnknownError, ValuesError, known, rng
+from ..core.checks import ShapeError, ValuesError, known, rng
 from .retrieval import similarity
 
 # %% ../../nbs/07_metrics/12_protocols.ipynb #7a5a5224

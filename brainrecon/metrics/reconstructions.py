@@ -19,7 +19,7 @@ from ..core.progress import tell
 from ..core.shelf import Shelf
 from .chance import bootstrap, sign_flip_p
 from .identification import correlation_distance, correlations, two_way, two_way_from_similarity
-from .judges import Judge, judge_features, judges as judge_specs, load_judge, not_built
+from .judges import judge_features, judges as judge_specs, load_judge, not_built
 from .pixels import as_pictures, first_step, pixcorr, ssim
 
 # %% ../../nbs/07_metrics/09_reconstructions.ipynb #552c2759
