@@ -7,12 +7,15 @@ from browser import find_browser
 from brainrecon.core.checks import FileError, FolderError, ParameterError, ShapeError, UnknownError, ValuesError
 from brainrecon.core.files import load_json, save_arrays, save_json
 from brainrecon.data.pictures import load_pictures
-from brainrecon.jobs.compare import (Source, answered, card_of, categories_of, chosen, compare_all, confusion, cost_table, no_total, not_run, orientation, paired, read_runs,
+from brainrecon.jobs.compare import (Source, answered, card_of, categories_of, chosen, compare_all, confusion, cost_table, marks_of, no_total, not_run, orientation, paired, read_runs,
     score_frame, score_groups)
-from brainrecon.jobs.compare_page import content_mark, curves_of, make_report, scores_html
+from brainrecon.jobs.compare_page import content_mark, curves_of, figures_of, joint_scores, make_report, pairs_html, scores_html
 from brainrecon.jobs.predictions import load_drawings, load_predictions, over_repetitions, save_drawings, save_predictions
 from brainrecon.jobs.report import check_scores
+from brainrecon.jobs.results import result_table
 from brainrecon.jobs.run import run_job
+from brainrecon.metrics.protocols import protocol, protocols
+from brainrecon.metrics.retrieval import retrieve
 
 command = [sys.executable, '-c', 'import sys; from brainrecon.jobs.cli import main; sys.exit(main())']
 
@@ -118,6 +121,19 @@ def test_drawings_are_maps_of_whole_files(tmp_path):
     with pytest.raises(ShapeError): save_drawings(tmp_path, 'm', seen[:5], drawn, table, about)
 
 
+@pytest.mark.parametrize('kind', ['cosine', 'dot', 'correlation'])
+def test_answers_are_scored_as_their_run_was(tmp_path, kind):
+    gen = np.random.default_rng(3); z = gen.normal(size=(30, 9))*gen.uniform(.2, 5, (30, 1)) + 1; q = z + 2*gen.normal(size=z.shape); names = [f'p{i}' for i in range(30)]
+    give(tmp_path, table=pd.DataFrame(dict(picture=names, concept=names)), query=q, gallery=z, gallery_pictures=names, gallery_concepts=names, about=dict(method='m', data='d', simulated=False, similarity=kind)); p, = load_predictions(tmp_path)
+    r = retrieve(p.query, p.gallery, names, names, kind=kind); assert (p.hits(1) == r['hits'][1]).all() and (p.ranks() == r['ranks']).all() and card_of(Source('s', check_scores(dict(title='t', rows=[dict(what='w', measure='ssim', value=1., simulated=False)])), {}, predictions=[p]))['gallery']['similarity'] == kind
+    others = [retrieve(p.query, p.gallery, names, names, kind=k)['ranks'] for k in ('cosine', 'dot', 'correlation') if k != kind]; assert all((o != r['ranks']).any() for o in others)
+
+
+def test_answers_are_cosine_unless_they_say_otherwise(tmp_path):
+    give(tmp_path); p, = load_predictions(tmp_path); assert p.about['similarity'] == 'cosine'
+    with pytest.raises(UnknownError, match='similarity'): give(tmp_path, about=dict(method='m', data='d', simulated=False, similarity='distance'))
+
+
 # Reading runs
 
 def test_runs_are_found_and_what_is_left_out_is_named(tmp_path):
@@ -152,6 +168,60 @@ def test_flags_stand_on_the_row():
 def test_what_was_not_run_keeps_its_row():
     s = source(measure='clip', value=None, status='not run', note='weights absent, fetch with `brainrecon data fetch x`', candidates=None, chance=None); t = score_frame([s], papers=False); other = source(); other.name = 'other'
     assert t.ours.tolist() == ['-'] and 'not run' in t.marks[0] and 'fetch x' in not_run([s])[0] and 'lacks clip' in no_total([s, other]) and 'skipped' not in no_total([s])
+
+
+# Protocols that are not ours
+
+def with_rule(at, method, noise, rule=None, **more):
+    "A run under a released protocol, with notes and readings as the job writes them."
+    more = dict(more, protocol=rule.name, similarity='dot' if rule.similarity.startswith('dot') else 'cosine') if rule else more
+    made(at, method, noise, **more); s = load_json(at/'scores.json')
+    s |= dict(notes=[rule.flag if rule else 'Chosen on held-out training concepts.', 'Recordings are simulated.', 'Recordings are simulated.'], test_readings=3 if rule else 1, **(dict(test_readings_all=7) if rule else {}))
+    s['rows'] = [dict(r, protocol=rule.name, flags=rule.flags) if rule else r for r in s['rows']]; save_json(at/'scores.json', s); return at
+
+
+@pytest.mark.parametrize('name', ['avde-released', 'hvf-released', 'mindhier-released'])
+def test_a_released_protocol_is_named_wherever_its_answers_are(tmp_path, name):
+    rule = protocol(name); a = with_rule(tmp_path/'ours', 'ours', 1.2); b = with_rule(tmp_path/'theirs', 'theirs', 1.2, rule); sources, _ = read_runs([a, b]); methods = answered(sources); ours, theirs = methods
+    assert ours.name == 'ours (ours)' and all(f in theirs.name for f in rule.flags)
+    pairs, refused = compare_all(methods); assert not refused and pairs.remark.str.contains(f'brainrecon against {name}').all() and Page(pairs_html(pairs, [])).text.count(rule.flag) == 1
+    text = Page(pairs_html(pairs, refused)).text; assert all(f in text for f in rule.flags) and 'DIFFERENT PROTOCOLS' in text and Page(scores_html(sources)).text.count(rule.flag) == 1
+    same = compare_all([ours, answered(read_runs([with_rule(tmp_path/'again', 'again', 2.)])[0])[0]])[0]; assert not same.remark.any() and 'remark' not in Page(pairs_html(same, [])).text and 'AS RELEASED' not in Page(pairs_html(same, [])).text
+    test = sources[1].predictions[0]; save_predictions(b, 'theirs-rep1', test.table, test.query, test.gallery, test.gallery_pictures, test.gallery_concepts, dict(test.about, n_averaged=1), test.thumbnails)
+    save_predictions(b, 'theirs-rep4', test.table, test.query, test.gallery, test.gallery_pictures, test.gallery_concepts, dict(test.about, n_averaged=4), test.thumbnails)
+    sources, _ = read_runs([a, b]); drawn, left = figures_of(sources, answered(sources), n=1); drawn = list(drawn); words = lambda fig: ' '.join(t.get_text() for t in fig.findobj(lambda o: hasattr(o, 'get_text')))
+    for fig, label, caption in drawn:
+        if label in ('chosen-00', 'confusion-00'): assert name not in words(fig) and 'released' not in caption; continue
+        assert name in words(fig) and (rule.flag in caption if label.startswith('repetitions') else all(f in caption for f in rule.flags)), label
+    assert {label for _, label, _ in drawn} == {'chosen-00', 'chosen-01', 'confusion-00', 'confusion-01', 'repetitions-top1', 'repetitions-top5'}
+
+
+def test_drawings_under_a_released_protocol_say_so(tmp_path):
+    test = load_pictures('test')[range(4)]; about = dict(method='m', data='d', simulated=True, protocol='mindhier-released')
+    save_drawings(tmp_path/'r', 'm', test.img, test.img[:, None][..., ::-1].copy(), test.table[['picture', 'concept']], about); finish(tmp_path/'r', [dict(what='w', measure='ssim', value=.1, simulated=True)])
+    sources, _ = read_runs([tmp_path/'r']); (fig, _, caption), = figures_of(sources, answered(sources), n=1)[0]
+    assert 'mindhier-released, CHOSEN WITH THE TRUE IMAGE' in fig.get_suptitle() and 'AS RELEASED: mindhier-released; CHOSEN WITH THE TRUE IMAGE' in caption
+
+
+def test_marks():
+    assert marks_of({}) == marks_of(dict(protocol='brainrecon', similarity='cosine')) == marks_of(dict(protocol=''), True) == '' and marks_of(dict(similarity='dot')) == 'scored by dot'
+    assert marks_of(dict(protocol='avde-released', similarity='dot'), True) == 'avde-released, NOT ZERO-SHOT' and marks_of(dict(protocol='of my own')) == 'protocol of my own'
+    for p in protocols.values(): assert marks_of(dict(protocol=p.name)) == '; '.join(p.flags)
+
+
+def test_joint_scores_keep_notes_and_readings(tmp_path):
+    rule = protocol('avde-released'); sources, _ = read_runs([with_rule(tmp_path/'a', 'a', 1.), with_rule(tmp_path/'b', 'b', 1., rule)]); s = check_scores(joint_scores(sources))
+    assert s['notes'] == [no_total(sources), 'a: Chosen on held-out training concepts.', 'a, b: Recordings are simulated.', f'b: {rule.flag}'] and s['test_readings'] == 3 and s['test_readings_all'] == 7
+    assert {f for r in s['rows'] for f in r['flags']} == set(rule.flags)
+    s = joint_scores([source()]); assert s['notes'] == [no_total([source()])] and 'test_readings' not in s and 'test_readings_all' not in s
+
+
+def test_a_kept_table_shows_flags_and_never_notes_beside_retrieval():
+    row = dict(what='w', measure='top1', value=.2, low=.1, high=.3, chance=.005, candidates=200, n=180, over='concepts', simulated=True, note='a note', protocol='brainrecon', selection='held-out training concepts')
+    kept = lambda *rows: dict(scores=check_scores(dict(title='t', rows=list(rows)))); t = result_table(kept(row), 'top1', 'top5'); assert list(t) == ['measure', 'value', 'chance', 'of', 'n', 'over'] and t.iloc[0, 4:].tolist() == ['180', 'concepts']
+    rule = protocol('avde-released'); t = result_table(kept(row, dict(row, what='theirs', protocol=rule.name, flags=rule.flags)), 'top1'); assert t.protocol.tolist() == ['', rule.name] and t['flags'].tolist() == ['', '; '.join(rule.flags)] and 'note' not in t
+    assert 'note' in result_table(kept(row)) and list(result_table(kept(dict(what='w', measure='seconds', value=1., simulated=False)))) == ['measure', 'value']
+    assert len(result_table(dict(scores=dict(rows=[{k: v for k, v in check_scores(dict(title='t', rows=[row]))['rows'][0].items() if k not in ('flags', 'over', 'protocol', 'n')}])))) == 1     # kept before these were known
 
 
 # Picture by picture
@@ -223,6 +293,9 @@ def test_more_repetitions_help():
     d = RidgeDecoder().fit(respond(range(70), 8), respond(range(70, 80), 8), g[:80]); single = respond(range(80, 120), 9); c = over_repetitions(d, single, g[80:])
     top = c[c.measure == 'top5'].value.to_numpy(); assert c.n_averaged.unique().tolist() == [1, 2, 4, 8, 9] and top[0] < top[2] < top[-1] and (c.low <= c.value).all() and (c.value <= c.high).all() and (c.n == 40).all()
     order = gen.permutation(len(single)); assert np.isclose(over_repetitions(d, single[order], g[80:]).value.iloc[-2:], c.value.iloc[-2:]).all()        # all repetitions: no lot is left
+    dot = over_repetitions(d, single, g[80:], counts=[9], ks=(1, 5), kind='dot'); r = retrieve(d.embed(single.average()), d.z_scale(g.z[80:]), single.average().pictures, g.pictures[80:], kind='dot')
+    assert np.allclose(dot.value, [r['top1'], r['top5']]) and not np.allclose(dot.value, c.value.iloc[-2:])
+    with pytest.raises(UnknownError, match='similarity'): over_repetitions(d, single, g[80:], counts=[9], kind='distance')
 
 
 def test_card_and_cost(tmp_path):

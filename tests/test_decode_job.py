@@ -16,23 +16,23 @@ quick = dict(decoders=['ridge'], seeds=[0], draws=200, device='cpu', show=False)
 def runs(tmp_path_factory): return tmp_path_factory.mktemp('runs')
 
 @pytest.fixture(scope='module')
-def honest(runs): return run_job('retrieval/01_decode', out=runs/'honest', kinds=['fmri'], **quick)
+def honest(runs): return run_job('retrieval/01_decode', out=runs/'honest', **quick)
 
 @pytest.fixture(scope='module')
-def released(runs, honest): return run_job('retrieval/01_decode', out=runs/'released', kinds=['fmri'], protocol='avde-released', controls=False, **quick)
+def released(runs, honest): return run_job('retrieval/01_decode', out=runs/'released', protocol='avde-released', controls=False, **quick)
 
 def test_answers_are_kept_and_give_the_scores(honest):
     rows = {(r['measure'], r['control']): r for r in honest.scores()['rows']}; kept = load_predictions(honest.folder)
-    assert {p.label for p in kept} == {'fmri-s01-ridge-seed0', 'fmri-s01-ridge-seed0-control'}
+    assert {p.label for p in kept} == {'eeg-s01-ridge-seed0', 'eeg-s01-ridge-seed0-control'}
     for p in kept:
         for k in (1, 5): assert abs(p.hits(k).mean() - rows[f'top{k}', p.about['control']]['value']) < 1e-9
         assert p.about['cost']['parameters'] > 0 and p.thumbnails.shape[0] == 200
     r = rows['top1', False]
-    assert (r['method'], r['data'], r['setting'], r['protocol'], r['selection'], r['over']) == ('ridge', 'embedded fmri', 'within', 'brainrecon', 'held-out training concepts', 'concepts')
+    assert (r['method'], r['data'], r['setting'], r['protocol'], r['selection'], r['over']) == ('ridge', 'embedded eeg', 'within', 'brainrecon', 'held-out training concepts', 'concepts')
     assert r['flags'] == [] and r['p'] < .01 < rows['top1', True]['p'] and r['low'] > r['chance']
 
 def test_card_and_repetitions(honest):
-    card = json.loads((honest.folder/'card.json').read_text())['fmri-s01']
+    card = json.loads((honest.folder/'card.json').read_text())['eeg-s01']
     assert card['sides']['test']['pictures'] == 200 and card['flags'] == [] and card['likeness']['copies'] == 0
     (curve,) = json.loads((honest.folder/'repetitions.json').read_text()); top1 = [r['value'] for r in curve['rows'] if r['measure'] == 'top1']
     assert len(top1) >= 2 and top1[-1] > top1[0] and abs(top1[-1] - next(r['value'] for r in honest.scores()['rows'] if r['measure'] == 'top1' and not r['control'])) < 1e-9
@@ -50,7 +50,8 @@ def test_report_puts_both_side_by_side(honest, released, runs):
     from brainrecon.jobs.cli import main
     assert main(['report', str(honest.folder), str(released.folder), '--out', str(runs/'report')]) == 0
     page = (runs/'report'/'report.html').read_text()
-    for word in ('avde-released', 'NOT ZERO-SHOT', 'held-out training concepts', 'best', 'median', 'worst', 'repetitions', 'imulated'): assert word in page, word
+    assert all(p.about['similarity'] == 'dot' for p in load_predictions(released.folder))
+    for word in ('avde-released', 'DIFFERENT PROTOCOLS', 'NOT ZERO-SHOT', 'held-out training concepts', 'best', 'median', 'worst', 'repetitions', 'imulated'): assert word in page, word
 
 def test_person_left_out(runs):
     run = run_job('retrieval/01_decode', out=runs/'across', subjects=[1, 2], train_on='others', controls=False, repetitions=False, **quick); rows = run.scores()['rows']
@@ -71,7 +72,7 @@ def test_concept_centres_as_candidates(runs):
     (p,) = load_predictions(run.folder)
     assert p.about['match'] == 'concept' and 'centre of 2 pictures' in p.gallery_pictures[0] and abs(p.hits(1).mean() - s['rows'][0]['value']) < 1e-9
 
-@pytest.mark.parametrize('given, says', [(dict(protocol='nice-released'), 'held-out trials'), (dict(protocol='avde'), 'avde-released'), (dict(protocol='hvf-released-across'), 'train_on'),
+@pytest.mark.parametrize('given, says', [(dict(protocol='nice-released'), 'held-out trials'), (dict(protocol='avde'), 'avde-released'), (dict(protocol='avde-released', kinds=['fmri']), 'things-eeg2'), (dict(protocol='mindeye2-released', data='nsd'), 'draws'), (dict(protocol='hvf-released-across'), 'train_on'),
     (dict(train_on='both'), 'others'), (dict(centres='nowhere at all', kinds=['fmri']), 'no folder')])
 def test_refused_before_anything_is_trained(runs, given, says):
     with pytest.raises(RunFailed, match=says): run_job('retrieval/01_decode', out=runs/('-'.join(map(str, given.values())).replace(' ', '_').replace('[', '').replace(']', '').replace("'", '')), **quick, **given)

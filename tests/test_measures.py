@@ -21,8 +21,9 @@ from brainrecon.data.splits import Splits
 from brainrecon.data.trials import Trials
 from brainrecon.decoders.across import common_channels, fit_across, leave_one_out
 from brainrecon.metrics.cost import cost_of, cost_row, flops, living_bytes
+from brainrecon.metrics.encoding import drawn_counts, resampled_r, voxel_interval
 from brainrecon.metrics.reliability import noise_ceiling, normalised, spearman_brown, split_half
-from brainrecon.metrics.retrieval import concept_centres, laid_flat, mindeye2_draws, mindeye2_retrieval, retrieve, retrieve_in_draws, scores_from_similarity, similarity
+from brainrecon.metrics.retrieval import concept_centres, laid_flat, mindeye2_draws, mindeye2_retrieval, retrieve, retrieve_in_draws, scores_from_similarity, similarity, tie_ranks
 from brainrecon.metrics.rsa import compare, rdm, rsa_ceiling, tau_a
 from brainrecon.metrics.time_course import corrected_p, decode_over_time, generalise_over_time, make_folds, rsa_over_time
 
@@ -94,7 +95,26 @@ def test_ceilings_at_the_edges():
     gen = np.random.default_rng(0); x = gen.normal(size=(20, 1, 3)).repeat(4, 1); x[..., 1] = 5; x[..., 2] += gen.normal(size=(20, 4))
     c = noise_ceiling(x); assert c['percent'][0] == 100 and c['percent'][1] == 0 and c['flat'] == 1 and 0 < c['percent'][2] < 100
     n = normalised([.3, .3], [0., 9.], 0); assert np.isnan(n['values'][0]) and abs(n['values'][1] - 1) < 1e-12 and n['left_out'] == 1
+    for bad in ([3, 1], np.full(21, 2), [[3]*20]):
+        with pytest.raises(ShapeError): noise_ceiling(x, bad)
+    assert np.allclose(noise_ceiling(x, [4, 2]*10)['percent'], noise_ceiling(x, 1/np.mean([1/4, 1/2]))['percent'])
     with pytest.raises(ShapeError): noise_ceiling(Trials(np.ones((3, 2), 'float32') + np.arange(3)[:, None], ['a', 'b'], table_of(3, 1), 'fmri'))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_the_scale_of_one_voxel_says_nothing_of_the_others(dtype):
+    gen = np.random.default_rng(0); x = (gen.normal(size=(50, 1, 4)) + gen.normal(size=(50, 3, 4))).astype(dtype); y = x*np.array([1, 1e-9, 1e7, 1e12], dtype); y[..., 0] += 0
+    for form in ('nsd', 'anova'):
+        a, b = noise_ceiling(x, form=form), noise_ceiling(y, form=form); assert a['flat'] == b['flat'] == 0 and np.allclose(a['percent'], b['percent'], rtol=1e-4) and (a['percent'] > 0).all()
+    a, b = split_half(x, 9), split_half(y, 9); assert np.allclose(a['half'], b['half'], rtol=1e-3, atol=1e-4) and (a['half'] != 0).all()
+    y[..., 3] = 1e12/3; y[..., 2] = 1e7 + np.spacing(np.asarray(1e7, dtype))*gen.integers(0, 2, (50, 3)); c = noise_ceiling(y); assert c['flat'] == 2 and c['percent'][2] == c['percent'][3] == 0 and (split_half(y, 9)['half'][2:] == 0).all()
+
+
+def test_noise_of_unequal_repetitions_is_the_mean_over_pictures():
+    "Half of the pictures have three quiet trials, half two noisy ones, some one; by definition each repeated picture counts the same."
+    gen = np.random.default_rng(0); rows = [i for i in range(90) for _ in range(1 if i >= 80 else 2 if i % 2 else 3)]; x = gen.normal(size=90)[rows] + np.where(np.array(rows) % 2, 2, .5)*gen.normal(size=len(rows))
+    t = Trials(x[:, None].astype('float32'), ['v'], dict(picture=[f'p{i:02d}' for i in rows], concept=[f'p{i:02d}' for i in rows], trial=np.arange(len(rows))), 'fmri'); z = (x - x.mean())/x.std()
+    noise = pd.Series(z).groupby(rows).var(ddof=1).mean(); c = noise_ceiling(t, 2); assert c['repeated'] == 80 and np.isclose(c['ncsnr'][0], np.sqrt(max(0, 1 - noise)/noise), atol=1e-5)
 
 
 # Similarity
@@ -304,6 +324,21 @@ def test_similarity_takes_tokens_tensors_and_wide_rows():
     same = similarity(q, np.concatenate([g[:2], g[:2]])); assert np.abs(same[:, :2] - same[:, 2:]).max() < 1e-12
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_similarities_that_are_no_numbers_are_refused(bad):
+    right = np.eye(5, 6, dtype=bool); sim = np.random.default_rng(0).normal(size=(5, 6)); one = sim.copy(); one[2, 4] = bad
+    for s in (np.full((5, 6), bad), one):
+        with pytest.raises(ValuesError, match='not finite'): tie_ranks(s, right)
+        with pytest.raises(ValuesError, match='not finite'): scores_from_similarity(s, right)
+
+
+def test_small_vectors_are_no_ties():
+    gen = np.random.default_rng(0); z = gen.normal(size=(60, 16)); b = .5*z + gen.normal(size=z.shape); z[9] = z[4]; want = {kind: retrieve(b, z, kind=kind) for kind in ('dot', 'cosine', 'correlation')}
+    for scale in (1e-8, 1e-5, 1e6):
+        for kind, w in want.items(): got = retrieve(scale*b, scale*z, kind=kind); assert all(np.isclose(got[k], w[k]) for k in ('top1', 'top5', 'mean_rank', 'top1_pessimistic')) and ('warning' in got) == ('warning' in w)
+        a, c = (scores_from_similarity(s*similarity(b, z, 'dot'), np.eye(60, dtype=bool)) for s in (1, scale)); assert np.array_equal(a['ranks'], c['ranks'])
+
+
 def test_copies_of_a_picture_count_as_right():
     gen = np.random.default_rng(0); img = gen.normal(size=(20, 8)); names = np.array([f'p{i}' for i in range(20)]); r = retrieve(img, np.concatenate([img, img[:10]]), names, np.concatenate([names, names[:10]]), ks=(1, 5))
     assert r['top1'] == r['top1_optimistic'] == 1 and r['candidates'] == 30 and np.isclose(r['chance'][1], (10*2 + 10*1)/20/30)
@@ -458,3 +493,19 @@ def test_decoders_start_anew_for_each_person():
     out = fit_across({s: person(s) for s in (1, 2, 3)}, Counts, None, **sides); assert [d.seen for _, d in out] == [{2, 3}, {1, 3}, {1, 2}]
     one = Counts()
     with pytest.raises(LeakError, match='learned before'): fit_across({s: person(s) for s in (1, 2, 3)}, lambda: one, None, **sides)
+
+
+# Intervals of predicted responses
+
+def test_resampled_correlations_are_numpys_or_undefined():
+    "Sparse voxels: in many draws they do not vary; small samples: no end beyond 1."
+    gen = np.random.default_rng(0); x = np.zeros((20, 3)); x[4, 0] = x[7, 1] = 1; x[:, 2] = gen.normal(size=20); y = x + .1*gen.normal(size=x.shape); w = drawn_counts(20, None, 300, 0)
+    for other in (y, x.copy()):
+        r = resampled_r(x, other, w)
+        for row, counts in zip(r, w.astype(int)):
+            a, b = x.repeat(counts, 0), other.repeat(counts, 0); assert all(np.isnan(row[v]) if np.ptp(a[:, v]) == 0 or np.ptp(b[:, v]) == 0 else np.isclose(row[v], np.corrcoef(a[:, v], b[:, v])[0, 1]) for v in range(3))
+        assert .2 < np.isnan(r[:, 0]).mean() < .5 and np.nanmax(np.abs(r)) <= 1
+    for summary in ('mean', 'median'): m = voxel_interval(x, y, summary=summary, draws=300, sets=dict(all=[0, 1, 2], sparse=[0])); assert m['all']['used'] == 300 > m['sparse']['used'] > 150 and -1 <= m['sparse']['low'] <= m['sparse']['value'] <= m['sparse']['high'] <= 1
+    for n in (3, 5, 40):
+        a = gen.normal(size=(n, 20)); b = a + .3*gen.normal(size=a.shape); m = voxel_interval(a, b, draws=300)['all voxels']; assert -1 <= m['low'] <= m['value'] <= m['high'] <= 1 and 250 < m['used'] <= 300, m
+    assert voxel_interval(a, b, draws=300, scale=np.full(20, .5))['all voxels']['high'] > 1                       # in units of a ceiling there is no such end

@@ -225,6 +225,28 @@ def test_a_collapsed_model_is_named_in_both_directions():
 
 
 @pytest.mark.parametrize('quick', [False, True])
+@pytest.mark.parametrize('fixed', ['reconstruction', 'original'])
+def test_a_collapse_to_blank_pictures_is_named(fixed, quick):
+    gen = np.random.default_rng(0); a = gen.normal(size=(60, 40))
+    for b in (np.ones_like(a), np.full_like(a, np.nan)):
+        r = two_way(a, b, fixed=fixed, quick=quick); assert (r['strict'], r['half'], r['tied'], r['undecided']) == (0, .5, 0, 1) and r['undefined'] == 60 and '100 % of the comparisons are undefined' in r['warning'] and 'cannot be computed' in r['warning']
+    b = a + gen.normal(size=a.shape); b[:6] = 3; r = two_way(a, b, fixed=fixed, quick=quick); lost = 6/60 if fixed == 'reconstruction' else 1 - 54*53/(60*59)
+    assert r['undecided'] == pytest.approx(lost) and r['half'] == pytest.approx(r['strict'] + lost/2) and 'undefined' in r['warning']
+    s = two_way_from_similarity(np.full((5, 5), np.nan)); assert (s['strict'], s['half']) == (0, .5) and 'undefined' in s['warning']
+
+
+@pytest.mark.parametrize('quick', [False, True])
+@pytest.mark.parametrize('fixed', ['reconstruction', 'original'])
+@pytest.mark.parametrize('noise', [0, 1e-7])
+def test_few_different_outputs_are_named(fixed, quick, noise):
+    "Two pictures in turn never tie with the reconstruction fixed, and differ from one another. A network may see a picture not quite equally twice."
+    gen = np.random.default_rng(0); a = gen.normal(size=(60, 200)).astype('float32')
+    for k in (2, 10, 30): r = two_way(a, (np.tile(gen.normal(size=(k, 200)), (60//k, 1)) + noise*gen.normal(size=a.shape)).astype('float32'), fixed=fixed, quick=quick); assert r['repeated'] == pytest.approx((60/k - 1)/59, abs=.02) and 'collapsed' in r['warning'] and r['variety'] > .1
+    for s in (.1, 1, 5): r = two_way(a, a + s*gen.normal(size=a.shape), fixed=fixed, quick=quick); assert r['repeated'] < .005 and r['warning'] == ''
+    ids = np.repeat(np.arange(20), 3); one = np.repeat(gen.normal(size=(20, 200)), 3, 0); assert two_way(a[ids], one, fixed=fixed, ids=ids, quick=quick)['repeated'] == 0     # of one original
+
+
+@pytest.mark.parametrize('quick', [False, True])
 def test_undefined_features_are_failures_and_counted(quick):
     gen = np.random.default_rng(0); a = gen.normal(size=(12, 30)); b = a + gen.normal(size=a.shape); clean = two_way(a, b)['counts']
     a[1], b[4], b[5], b[6, 3] = 2.5, 0, np.nan, np.inf; r = two_way(a, b, quick=quick); assert r['undefined'] == 4 and (r['counts'][[1, 4, 5, 6]] == 0).all() and np.isfinite(r['mean']) and r['n'] == 12

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import binom, binomtest, false_discovery_control
 from brainrecon.core.checks import ParameterError, ShapeError, UnknownError, ValuesError
-from brainrecon.metrics.chance import permutation_p
+from brainrecon.metrics.chance import bootstrap, permutation_p, retrieval_null, sign_flip_p
 from brainrecon.metrics.retrieval import retrieve, similarity
 from brainrecon.metrics.statistics import (bootstrap_groups, by_unit, correct, coverage, expected_skill, hit_like, identification_interval, identification_null, interval,
     p_error, people_p, scored, seed_spread, share_interval, simulated_skill, win_shares)
@@ -60,6 +60,22 @@ def test_the_interval_holds_the_true_two_way_score(skill):
     for s in range(300):
         m = simulated_skill(100, skill, seed=s); b = interval(np.diag(win_shares(similarity(m['image'], m['brain'])))); ends.append((b['low'], b['high']))
     c = coverage(*np.array(ends).T, truth); assert c['least'] <= c['share'], c
+
+
+@pytest.mark.parametrize('a, b, n', [(3, 2, 60), (8, 8, 10), (30, 20, 200)])
+def test_students_interval_holds_the_mean_of_graded_scores_neither_less_nor_more_often(a, b, n):
+    "Independent scores between 0 and 1: the share is 95 %, from both sides. The exact interval of the same scores is conservative."
+    gen = np.random.default_rng(0); v = gen.beta(a, b, (2000, n)); ends = np.array([[interval(x, k)[e] for k in ('auto', 'exact') for e in ('low', 'high')] for x in v])
+    c, safe = coverage(*ends[:, :2].T, a/(a + b)), coverage(*ends[:, 2:].T, a/(a + b)); assert c['least'] <= c['share'] <= c['most'], c
+    assert safe['share'] > safe['most'] and not hit_like(v[0])
+
+
+def test_intervals_end_where_scores_end():
+    v = [.99, 1, .7, .98, .99]; wide = interval(v, bounds=(-np.inf, np.inf)); assert interval(v)['high'] == 1 < wide['high'] and interval(v)['low'] == wide['low']
+    assert interval([0., .01, .3, .02, .01])['low'] == 0 and interval([-.1, .9, .99, .98])['high'] > 1 and interval([-.1, .9, .99, .98], bounds=(-1, 1))['high'] == 1
+    people = np.array([[.98]*5, [.99]*5, [.6]*5]); assert bootstrap_groups(people)['high'] == 1 < bootstrap_groups(people, bounds=(-9, 9))['high'] and scored(people, over='subjects')['high'] == 1 and scored(v, bounds=(-9, 9))['high'] > 1
+    for bad in ((0, .5), (1, 0), 1, (0, np.nan)):
+        with pytest.raises(ValuesError): interval(v, bounds=bad)
 
 
 def test_the_percentile_interval_does_not_and_the_exact_one_does_at_every_skill():
@@ -186,6 +202,47 @@ def test_a_new_test_set_has_its_own_interval():
         for ties in ('strict', 'half'): assert np.isclose(identification_interval(sim, 'resampled', fixed=fixed, ties=ties)['mean'], brute_two_way(sim, fixed, ties == 'half').mean())
 
 
+@pytest.mark.parametrize('scale', [1e-12, 1e-3, 1., 1e9])
+def test_ties_do_not_depend_on_the_scale(scale):
+    gen = np.random.default_rng(0); a, b = gen.normal(size=(2, 40, 8)); b = a + b; sim = a @ b.T; sim[:, 7] = sim[:, 3]; sim[5] = sim[6]
+    for fixed in ('columns', 'rows'):
+        for ties in ('strict', 'half'): assert np.array_equal(win_shares(sim, fixed, ties), win_shares(scale*sim, fixed, ties)) and np.isclose(identification_interval(sim, 'resampled', 50, fixed=fixed, ties=ties)['low'], identification_interval(scale*sim, 'resampled', 50, fixed=fixed, ties=ties)['low'])
+    assert np.allclose(identification_null(a, b, 20), identification_null(max(scale, 1e-6)*a, b, 20))
+
+
+@pytest.mark.parametrize('n', [2, 3, 4, 5, 8])
+def test_small_new_test_sets_have_an_interval(n):
+    sim = np.eye(n) + .8*np.random.default_rng(0).normal(size=(n, n)); d = identification_interval(sim, 'resampled', draws=1000); assert 0 <= d['low'] <= d['mean'] <= d['high'] <= 1
+    want = 1000*n**(1 - n)/(1 - n**(1 - n)); assert abs(d['redrawn'] - want) < 4*np.sqrt(2*want) + 1, d            # a draw is of one picture with probability n^(1 - n)
+    assert identification_interval(sim, 'fixed')['redrawn'] == 0
+
+
+def test_tables_of_draws_must_fit():
+    v = np.arange(50.); gen = np.random.default_rng(0); index = gen.integers(0, 50, (500, 50)); assert bootstrap(v, index=index)['draws'] == 500
+    for bad in (index[:, :5], index[0], index + 1, index*.5, index > 3, index[:0]):
+        with pytest.raises(ShapeError): bootstrap(v, index=bad)
+    signs = gen.choice([-1, 1], (200, 50)); assert sign_flip_p(v, 0*v, signs)['p'] == sign_flip_p(v, 0*v, signs.astype('float32'))['p'] == 1/201
+    for bad, error in ((signs[:, :1], ShapeError), (signs[0], ShapeError), (0*signs, ValuesError), (2*signs, ShapeError), (.5*signs, ShapeError)):
+        with pytest.raises(error): sign_flip_p(v, 0*v, bad)
+
+
+def test_the_null_of_retrieval_shuffles_pairs_only():
+    "Square galleries as before; distractors and copies keep the promise of 5 %."
+    gen = np.random.default_rng(0); sim = gen.normal(size=(30, 30)); rng = np.random.default_rng(5); want = [(sim.argmax(1) == rng.permutation(30)).mean() for _ in range(50)]; eye = np.eye(30, dtype=bool)
+    assert np.allclose(retrieval_null(sim, 50, 5), want) and np.allclose(retrieval_null(sim, 50, 5, eye), want) and np.allclose(retrieval_null(np.ones((30, 30)), 9), 1/30)
+    rows = np.stack([gen.permutation(30) for _ in range(9)]); wide = np.c_[sim, gen.normal(size=(30, 70))]; assert np.allclose(retrieval_null(sim, rows), [(sim.argmax(1) == r).mean() for r in rows])
+    assert np.allclose(retrieval_null(wide, rows, correct=np.eye(30, 100)), [(wide.argmax(1) == r).mean() for r in rows])
+    for bad, error in ((dict(sim=wide), ShapeError), (dict(sim=sim[:, :9]), ShapeError), (dict(sim=np.where(sim > 2, np.inf, sim)), ValuesError), (dict(sim=sim, draws=rows[:, :5]), ShapeError), (dict(sim=sim, draws=rows + 1), ShapeError), (dict(sim=sim, draws=0), ValuesError), (dict(sim=sim, correct=eye[:, :5]), ShapeError), (dict(sim=sim, correct=0*sim), UnknownError)):
+        with pytest.raises(error): retrieval_null(**bad)
+    p = dict(distractors=[], copies=[])
+    for s in range(200):
+        g = np.random.default_rng(s); c = g.normal(size=16); gallery = np.r_[c + .7*g.normal(size=(50, 16)), -c + .7*g.normal(size=(150, 16))]; q = c + .7*g.normal(size=(50, 16))
+        z = g.normal(size=(50, 16))
+        for k, query, many, names in (('distractors', q, gallery, np.arange(200)), ('copies', g.normal(size=(50, 16)), np.r_[z, z, z], np.tile(np.arange(50), 3))):
+            top = retrieve(query, many, np.arange(50), names, ks=(1,))['top1']; p[k].append(permutation_p(top, retrieval_null(similarity(query, many), 99, s, np.arange(50)[:, None] == names)))
+    for k, v in p.items(): assert np.mean(np.array(v) <= .05) <= .05 + 3*np.sqrt(.05*.95/200), k
+
+
 # Corrections, seeds, all together
 
 @quick
@@ -227,6 +284,10 @@ def test_scored_has_everything():
     null = gen.random(99)/100; assert scored(hits, 1/200, null=null)['p'] == 1/100
     groups = scored(gen.random((4, 9)), .5, 'subjects'); assert groups['n'] == 4 and groups['over'] == 'subjects' and groups['pictures'] == 9 and groups['p'] >= 2/16
     v, c = gen.normal(size=40), np.repeat(np.arange(8), 5); u = scored(v, units=c); assert u['n'] == 8 and u['p'] is None and np.isclose(u['value'], v.mean()) and np.allclose(by_unit(v, c)[0], v.reshape(8, 5).mean(1))
+    one = scored(np.ones(5), chance=0.); assert 'sign flips' in one['p_from'] and one['p'] > .01                  # a chance of zero is that of a correlation
+    for x in (np.ones(5), gen.random(5)):
+        with pytest.raises(ValuesError, match='one scale'): scored(x, chance=50)
+    with pytest.raises(ValuesError): scored(gen.random((3, 5)), chance=50, over='subjects')
     for bad, error in ((dict(over='voxels'), UnknownError), (dict(chance=np.nan), ValuesError), (dict(level=2), ParameterError), (dict(units=[1]), ShapeError)):
         with pytest.raises(error): scored(v, **bad)
 

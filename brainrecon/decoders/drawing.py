@@ -20,7 +20,7 @@ from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError
 from ..core.files import array_hash, load_arrays, save_arrays, sha256
 from ..core.show import as_images, chart, figure_style, shorter, tile
 from ..data.pictures import Pictures
-from ..data.splits import check_leak
+from ..data.splits import check_leak, refuse_test
 from ..data.trials import Trials
 from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, cosine, load_decoder, save_decoder
 
@@ -86,7 +86,7 @@ class Drawer(ABC):
         "Check both sides and their pictures, then learn."
         for t, name in ((train, 'train'), (valid, 'valid')):
             if not isinstance(t, Trials): raise ShapeError(f'`{name}` is of type {type(t).__name__};', '`Trials` were expected.', 'An array does not say which picture was seen.', 'Make them with `Trials(x, names, table, kind, sfreq)`.')
-        check_leak(train, valid, ('train', 'valid')); parts = as_parts(pictures)
+        check_leak(train, valid, ('train', 'valid')); refuse_test(train, 'training a drawer', False); refuse_test(valid, 'the choices of a drawer', False); parts = as_parts(pictures)
         have = {p for part in parts for p in part.table.picture}
         for p in sorted({*train.pictures, *valid.pictures} - have): known(p, sorted(have), 'picture')
         self.about = dict(concepts=sorted(set(train.concepts)), valid=sorted(set(valid.concepts)), shape=list(parts[0].img.shape[1:3]), kind=train.kind, shuffled=bool(train.provenance.get('shuffled')), simulated=bool(train.provenance.get('simulated')))

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..alignment.targets import Standardise, features
 from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError, UnknownError, check_shape
 from ..core.files import load_arrays, save_arrays
-from ..data.splits import check_leak
+from ..data.splits import check_leak, refuse_test
 from ..data.trials import Trials
 from .retrieval import Gallery
 
@@ -81,7 +81,7 @@ def prepare(self:EncodingModel,
         if len(t) < 2: raise ShapeError(f'`{name}` has {len(t)} trials;', 'at least two were expected.', 'Nothing can be learned or compared with one.', 'Look at how the split was made.')
     if train.kind != valid.kind or train.names != valid.names or train.x.shape[1:] != valid.x.shape[1:]:
         raise ShapeError(f'train is {train.kind} of shape {train.x.shape[1:]} and valid is {valid.kind} of shape {valid.x.shape[1:]}, or their {train.what}s differ;', 'one layout was expected.', 'They may be of two people.', 'Take both from one split.')
-    check_leak(train, valid, ('train', 'valid'))
+    check_leak(train, valid, ('train', 'valid')); refuse_test(train, 'training an encoding model', False); refuse_test(valid, 'choosing its penalties', False)
     seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
     self.z_scale = Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)
     self.recording = dict(kind=train.kind, names=list(train.names), shape=list(train.x.shape[1:]), sfreq=train.sfreq, tmin=float(train.tmin),

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from ..alignment.contrast import Temperature, identify, info_nce
 from ..alignment.targets import Standardise, features
-from ..core.checks import ParameterError, ShapeError, UnknownError, channel_index, check_shape, known, rng, seeded
+from ..core.checks import LeakError, ParameterError, ShapeError, UnknownError, channel_index, check_shape, known, rng, seeded
 from ..core.files import load_arrays, save_arrays, sha256
 from ..core.fit import Batches, Fit
 from ..data.pictures import Pictures
@@ -79,9 +79,15 @@ class Decoder:
         check_leak(train, valid, ('train', 'valid')); refuse_test(train, 'training')
         if not as_released: refuse_test(valid, 'choosing strength or stopping')
         self.recording = dict(kind=train.kind, names=list(train.names), sfreq=train.sfreq, shape=list(train.x.shape[1:]), tmin=float(train.tmin))
+        self.recording['chosen_on'] = sorted(set(valid.concepts))
         if as_released and is_test(valid): self.recording['selection'] = f'test set, as released ({as_released})'
         seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
         self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)
+    def refuse(self, concepts):
+        "A `LeakError` if one of these concepts was trained on, or chosen by; a released protocol that chooses by the test says so in `selection`."
+        self.z_scale.refuse(concepts); both = sorted(set(concepts) & set(self.recording.get('chosen_on', [])))
+        if both and 'as released' not in self.selection: raise LeakError(f'{len(both)} of these concepts were chosen by: {", ".join(both[:5])}{", ..." if len(both) > 5 else ""};', 'none may be tested.',
+            'Strength or stopping was fitted to them.', 'Choose on held-out training concepts, `splits.valid`.')
     @property
     def selection(self)->str: return getattr(self, 'recording', {}).get('selection', 'held-out training concepts')   # by what strength or stopping was chosen
     def signal(self, trials:Trials)->np.ndarray:  # scaled `b c t` or `b v`, in the decoder's own order

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['report_job', 'columns', 'cost_keys', 'Source', 'read_source', 'find_runs', 'read_runs', 'made_with', 'own_lines',
            'group_of', 'score_groups', 'beside_papers', 'orientation', 'shown', 'line_texts', 'score_frame', 'not_run',
-           'no_total', 'Answered', 'values_of', 'answered', 'paired', 'test_differs', 'compare_all', 'chosen',
-           'categories_of', 'confusion', 'cost_table', 'list_mark', 'card_of', 'split_verdicts']
+           'no_total', 'marks_of', 'flag_sentences', 'Answered', 'values_of', 'answered', 'paired', 'remark_of',
+           'test_differs', 'compare_all', 'chosen', 'categories_of', 'confusion', 'cost_table', 'list_mark', 'card_of',
+           'split_verdicts']
 
 # %% ../../nbs/08_jobs/09_compare.ipynb #f12c293f
 import hashlib, itertools
@@ -22,6 +23,7 @@ from .report import check_row, check_scores, title_of
 from ..metrics.chance import sign_flip_p
 from ..metrics.papers import beside
 from ..metrics.pixels import pixcorr
+from ..metrics.protocols import protocols
 from ..metrics.statistics import correct
 
 # %% ../../nbs/08_jobs/09_compare.ipynb #07834ae4
@@ -46,14 +48,14 @@ def read_source(
     at = Path(path).expanduser()
     if at.is_file():
         kept = load_json(at)
-        if at.suffix != '.json' or not isinstance(kept, dict) or 'scores' not in kept: raise FolderError(f'{at.name!r} holds no kept result;', 'a file of `keep_result` was expected.', '', 'Give run folders, or such files.')
+        if at.suffix != '.json' or not isinstance(kept, dict) or 'scores' not in kept: raise FolderError(f'{at.name!r} holds no kept result;', 'a file of `keep_result` was expected.', 'It is another kind of file.', 'Give run folders, or such files.')
         return Source(at.stem, check_scores(kept['scores']), {k: v for k, v in kept.items() if k != 'scores'}, dict(state='finished', seconds=kept.get('seconds')))
     if not (at/'params.json').is_file(): raise FolderError(f'{str(path)!r} is no run folder;', 'one with params.json, status.json and scores.json was expected.', 'A path may be mistyped, or the run may not have begun.',
         'Give folders that `brainrecon run` made, or a folder of such folders.')
     read = lambda name: load_json(at/name) if (at/name).exists() else {}
     state = read('status.json').get('state', 'unknown')
     if state != 'finished' or not (at/'scores.json').is_file(): raise FolderError(f'the run {at.name!r} is not finished (state: {state});', 'finished runs were expected.',
-        'Scores of a run that was cut short are not shown.', 'Run the same command again; it goes on.')
+        'Scores of a run that was cut short are not shown.', 'Run the same command again; it goes on. If one of its values was wrong, leave it out or delete its folder.')
     curves = read('repetitions.json')
     return Source(at.resolve().name, check_scores(read('scores.json')), read('params.json'), read('status.json'), read('card.json'), load_predictions(at), load_drawings(at),
         curves if isinstance(curves, list) else [], at)
@@ -66,7 +68,8 @@ def find_runs(
 )->list:
     "The runs that a path names."
     at = Path(path).expanduser()
-    if not at.exists(): raise FolderError(f'there is no {str(path)!r};', 'run folders were expected.', '', 'Check the path.')
+    if not at.exists(): raise FolderError(f'there is no {str(path)!r};', 'run folders were expected.', 'It may be mistyped, or relative to another folder.', 'Check the path.')
+    if at.name == 'test_readings.json': return []      # the ledger beside the runs, which `runs/*` names too
     if at.is_file() or (at/'params.json').exists(): return [at]
     inside = sorted(p for p in at.iterdir() if p.is_dir() and (p/'params.json').is_file())
     return inside or [at]       # reading it says what is wrong
@@ -85,7 +88,7 @@ def read_runs(
             seen.add(at.resolve())
             try: s = read_source(at)
             except FolderError as e:
-                if alone: raise
+                if alone and len(paths) == 1: raise
                 notes.append(f'{at.name} was left out: {e.came.rstrip(";")}.'); continue
             if s.params.get('job') == report_job: notes.append(f'{at.name} was left out: it is a report itself.')
             else: sources.append(s)
@@ -188,6 +191,21 @@ def no_total(
     if len(set(lack.values())) > 1: text += ' It would also be wrong here, since different measures were skipped: ' + '; '.join(f'{n} lacks {", ".join(sorted(v)) or "none"}' for n, v in lack.items()) + '.'
     return text
 
+def marks_of(
+    about:dict,        # of kept answers, see `about_keys`
+    brief:bool=False,  # for a figure
+)->str:
+    "The protocol of kept answers, its flags, and a likeness that it does not name; empty for the protocol of this library."
+    name, kind = about.get('protocol') or 'brainrecon', about.get('similarity') or 'cosine'; p = protocols.get(name)
+    words = p.flags if p else [f'protocol {name}']
+    if brief and p and words: words = [name, *(w.split(':')[0] for w in words[1:])]
+    if kind != 'cosine' and not (p and p.similarity.startswith(kind)): words = [*words, f'scored by {kind}']
+    return ', '.join(words) if brief else '; '.join(words)
+
+def flag_sentences(names)->list:
+    "What must be said under a table that uses these protocols, each sentence once."
+    return [protocols[n].flag for n in dict.fromkeys(names) if n in protocols and protocols[n].flag]
+
 # %% ../../nbs/08_jobs/09_compare.ipynb #6a876b11
 @dataclass(eq=False)
 class Answered:
@@ -201,7 +219,9 @@ class Answered:
     seeds: list
     parts: list          # predictions or drawings behind it, by seed
     @property
-    def name(self): return f'{self.method} ({self.run})'
+    def name(self): return f'{self.method} ({self.run})' + (f' [{marks}]' if (marks := marks_of(self.about)) else '')
+    @property
+    def rule(self): return self.about.get('protocol') or 'brainrecon'
     @property
     def test(self): return tuple(self.about.get(k) for k in ('data', 'kind', 'subject', 'setting'))
 
@@ -222,7 +242,7 @@ def answered(
     groups = {}
     for s in sources:
         for p in [*s.predictions, *s.drawings]:
-            a = p.about; groups.setdefault((s.name, type(p).__name__, *(str(a.get(k)) for k in ('method', 'data', 'kind', 'subject', 'setting', 'protocol', 'control'))), []).append(p)
+            a = p.about; groups.setdefault((s.name, type(p).__name__, *(str(a.get(k)) for k in ('method', 'data', 'kind', 'subject', 'setting', 'protocol', 'similarity', 'control'))), []).append(p)
     out = []
     for key, parts in groups.items():
         most = max(int(p.about.get('n_averaged') or 0) for p in parts); parts = [p for p in parts if int(p.about.get('n_averaged') or 0) == most]
@@ -248,7 +268,13 @@ def paired(
     test = sign_flip_p(each[0].to_numpy(), each[1].to_numpy(), signs, seed)
     return dict(a=a.name, b=b.name, test=f"{a.about['data']}, {a.about['kind'] or '-'}, subject {a.about.get('subject')}", measure=measure,
         value_a=float(each[0].mean()), value_b=float(each[1].mean()), difference=test['difference'], p=test['p'], n=test['n'],
-        undefined=int((~ok).sum()), simulated=bool(a.about['simulated']))
+        undefined=int((~ok).sum()), simulated=bool(a.about['simulated']), protocol_a=a.rule, protocol_b=b.rule, remark=remark_of(a, b))
+
+# %% ../../nbs/08_jobs/09_compare.ipynb #g89c4c08
+def remark_of(a:Answered, b:Answered)->str:
+    "What a reader must know of two methods that answered the same test under different rules; empty if there is nothing."
+    x, y = (m.about.get('similarity') or 'cosine' for m in (a, b))
+    return '; '.join([f'DIFFERENT PROTOCOLS: {a.rule} against {b.rule}, so the difference is also one of rules']*(a.rule != b.rule) + [f'scored by {x} against {y}']*(x != y and bool(a.candidates)))
 
 def test_differs(a:Answered, b:Answered)->str:
     "Why two methods did not answer the same questions; empty if they did."
@@ -353,7 +379,7 @@ def card_of(s:Source)->dict:
     of = lambda k: sorted({str(x[k]) for x in rows if x[k]}); about = lambda k: sorted({str(p.about[k]) for p in ps if p.about.get(k) not in (None, '')})
     first = ps[0] if ps else None; averaged = sorted({int(n) for p in ps if 'n_averaged' in p.table for n in p.table.n_averaged})
     p = s.predictions[0] if s.predictions else None
-    gallery = p and dict(candidates=len(p.gallery_pictures), of={'picture': 'pictures that were seen', 'concept': 'concept centres'}[p.by], names=list_mark(p.gallery_pictures))
+    gallery = p and dict(candidates=len(p.gallery_pictures), of={'picture': 'pictures that were seen', 'concept': 'concept centres'}[p.by], names=list_mark(p.gallery_pictures), similarity=p.about.get('similarity', 'cosine'))
     test = None if first is None else dict(pictures=int(first.table.picture.nunique()), rows=len(first), names=list_mark(first.table.picture))
     own = dict(run=s.name, job=s.params.get('job'), data=of('data') or about('data') or None, simulated=sorted({r['simulated'] for r in rows}),
         subjects=about('subject') or v.get('subjects'), setting=of('setting') or None, test=test, repetitions_averaged=averaged or None, gallery=gallery,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['heads', 'more_style', 'blocks', 'show_chosen', 'show_drawn', 'show_confusion', 'curves_of', 'show_repetitions',
-           'figures_of', 'first_values', 'score_line', 'scores_html', 'plain_table', 'pairs_html', 'figure_html',
-           'figures_section', 'cards_html', 'cost_html', 'write_page', 'title_for', 'joint_scores', 'content_mark',
-           'make_report']
+           'figures_of', 'first_values', 'score_line', 'scores_html', 'said_under', 'plain_table', 'pairs_html',
+           'figure_html', 'figures_section', 'cards_html', 'cost_html', 'write_page', 'title_for', 'joint_scores',
+           'content_mark', 'make_report']
 
 # %% ../../nbs/08_jobs/09a_compare_page.ipynb #fbf6cb8c
 import hashlib, os
@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.checks import ParameterError, UnknownError
 from ..core.files import atomic, load_json, save_json, sha256
 from ..core.show import chart, figure_style, palette, right, shorter, show_matrix, soft, tile
-from .compare import (card_of, chosen, confusion, cost_keys, cost_table, line_texts, made_with, no_total, not_run, orientation,
+from .compare import (card_of, chosen, confusion, cost_keys, cost_table, flag_sentences, line_texts, made_with, marks_of, no_total, not_run, orientation,
     read_runs, report_job, score_groups, shown)
 from .predictions import Drawings, Prediction, interval
 from .report import check_scores, esc, simulated_note, style, table, tag, title_of
@@ -29,11 +29,13 @@ def blocks(
     label,         # row -> text at the left
     title,         # kind, row numbers -> text above a block
     heads:list,    # over the columns
+    above:str='',  # over everything, such as a protocol that is not ours
 ):
     "Rows of pictures in blocks, each under a line that says how it was chosen."
     plan = [x for kind, at in rows.items() for x in [(kind, None), *((kind, i) for i in at)]]; k = len(heads); high = [.5 if j == 0 else .3 if i is None else 1.12 for j, (_, i) in enumerate(plan)]
-    fig, axes = chart(len(plan), k, k*.98 + .8, sum(high), height_ratios=high)
+    fig, axes = chart(len(plan), k, k*.98 + .8, sum(high) + .3*bool(above), height_ratios=high)
     with figure_style():
+        if above: fig.suptitle(above, fontsize=10)
         for axs, (kind, i) in zip(axes, plan):
             cells = [] if i is None else pictures(i)
             for j, ax in enumerate(axs):
@@ -57,7 +59,7 @@ def show_chosen(
         seen = int(np.flatnonzero(right_one[i])[0]); answers = [(p.thumbnails[j], p.gallery_concepts[j], right if right_one[i, j] else None) for j in top[i]]
         return [(p.thumbnails[seen], str(p.table.concept.iloc[i]), None), *answers]
     def title(kind, at): return f'{kind} {len(at)} of {len(p)} by rank among {len(p.gallery_pictures)}' + ', simulated'*bool(p.about.get('simulated'))
-    return blocks(rows, pictures, lambda i: f'rank {ranks[i]:g}', title, ['seen', 'first', *[f'{j}' for j in range(2, min(k, top.shape[1]) + 1)]])
+    return blocks(rows, pictures, lambda i: f'rank {ranks[i]:g}', title, ['seen', 'first', *[f'{j}' for j in range(2, min(k, top.shape[1]) + 1)]], marks_of(p.about, True))
 
 def show_drawn(
     d:Drawings,
@@ -71,7 +73,7 @@ def show_drawn(
     v = np.asarray(scores, float); rows = chosen(v, d.table.picture.astype(str).tolist(), n, better); k = min(most, d.drawings.shape[1])
     def pictures(i): return [(d.originals[i], str(d.table.concept.iloc[i]), None), *[(d.drawings[i, j], '', None) for j in range(k)]]
     def title(kind, at): return f'{kind} {len(at)} of {len(d)} by {measure} of sample 1' + ', simulated'*bool(d.about.get('simulated'))
-    return blocks(rows, pictures, lambda i: f'{v[i]:.2f}', title, ['seen', *[f'sample {j + 1}' for j in range(k)]])
+    return blocks(rows, pictures, lambda i: f'{v[i]:.2f}', title, ['seen', *[f'sample {j + 1}' for j in range(k)]], marks_of(d.about, True))
 
 # %% ../../nbs/08_jobs/09a_compare_page.ipynb #625a7150
 def show_confusion(
@@ -87,16 +89,17 @@ def curves_of(
     sources:list,  # of `Source`
 )->list:           # dict(name, about, rows) with rows as from `over_repetitions`
     "Curves over repetitions: those that runs kept, and those that follow from answers kept for several averages."
-    out = [dict(name=f"{c['about']['method']} ({s.name})" + ', control'*bool(c['about'].get('control')), about=c['about'], rows=c['rows']) for s in sources for c in s.curves]
+    named = lambda s, a: ', '.join(filter(None, [f"{a['method']} ({s.name})", 'control'*bool(a.get('control')), marks_of(a, True)]))
+    out = [dict(name=named(s, c['about']), about=c['about'], rows=c['rows']) for s in sources for c in s.curves]
     for s in sources:
         groups = {}
         for p in s.predictions:
-            if p.about.get('n_averaged'): groups.setdefault(tuple(str(p.about.get(k)) for k in ('method', 'data', 'kind', 'subject', 'setting', 'control')), {}).setdefault(int(p.about['n_averaged']), []).append(p)
+            if p.about.get('n_averaged'): groups.setdefault(tuple(str(p.about.get(k)) for k in ('method', 'data', 'kind', 'subject', 'setting', 'protocol', 'similarity', 'control')), {}).setdefault(int(p.about['n_averaged']), []).append(p)
         for counts in groups.values():
             rows = [dict(n_averaged=c, measure=f'top{k}', chance=k/n, candidates=n, **interval(np.mean([p.hits(k) for p in same], 0), same[0].table.concept))
                 for c, same in sorted(counts.items()) for n in [len(same[0].gallery_pictures)] for k in (1, 5) if k < n]
             about = next(iter(counts.values()))[0].about
-            if len(counts) > 1: out.append(dict(name=f"{about['method']} ({s.name})" + ', control'*bool(about['control']), about=about, rows=rows))
+            if len(counts) > 1: out.append(dict(name=named(s, about), about=about, rows=rows))
     return out
 
 def show_repetitions(
@@ -139,10 +142,11 @@ def figures_of(
         caption = (f'{said}: category of the first-named candidate against the true one, rows sum to one, number of pictures in brackets. '
             f'The right category was named in {100*c["agreement"]:.1f} %, by chance it would be in {100*c["chance"]:.1f} %')
         more = [f'{c["left_out"]} pictures without a category are left out']*bool(c['left_out']) + [f'mean of {len(m.seeds)} seeds']*(len(m.seeds) > 1)
-        plan.append((lambda c=c, t=m.name: show_confusion(c, t), f'confusion-{i:02d}', '; '.join([caption, *more]) + '.'))
+        named = '\n'.join(filter(None, [f'{m.method} ({m.run})', marks_of(m.about, True)]))
+        plan.append((lambda c=c, t=named: show_confusion(c, t), f'confusion-{i:02d}', '; '.join([caption, *more]) + '.'))
     curves = curves_of(sources)
     for q in ('top1', 'top5'):
-        caption = f'{q} against the number of averaged repetitions, with 95 % intervals over concepts; dashed: chance.'
+        caption = f'{q} against the number of averaged repetitions, with 95 % intervals over concepts; dashed: chance.' + ''.join(f' {t}' for t in flag_sentences(c['about'].get('protocol') for c in curves))
         if any(r['measure'] == q for c in curves for r in c['rows']): plan.append((lambda q=q: show_repetitions(curves, q), f'repetitions-{q}', caption))
     if not curves: left.append('No run kept a curve over repetitions.')
     return ((draw(), name, caption) for draw, name, caption in plan), left
@@ -190,6 +194,7 @@ def scores_html(
     for (simulated, data, setting), lines in score_groups(sources).items():
         out.append(tag('h3', esc(', '.join(filter(None, [data, setting, 'simulated: no person was recorded, and no paper stands beside it' if simulated else ''])))))
         out.append(tag('div', table(list(heads.values()), [score_line(l, i and l['measure'] != lines[i-1]['measure']) for i, l in enumerate(lines)]), class_='wide-table', tabindex='0', role='region', aria_label=f'Scores: {data} {setting}'))
+        out += said_under(l['protocol'] for l in lines)
     if absent := not_run(sources): out.append(tag('p', 'Not run:', class_='soft') + tag('ul', ''.join(tag('li', esc(t)) for t in absent)))
     out.append(tag('p', esc(no_total(sources)), class_='soft'))
     if far := orientation(sources):
@@ -197,6 +202,10 @@ def scores_html(
         out.append(tag('details', tag('summary', f'For orientation only, not comparable: what papers report on other data or in another setting ({len(far)})') +
             plain_table(['method', 'measure', 'reported', 'candidates', 'data', 'setting', 'source', 'note'], rows, 'Papers on other data')))
     return '\n'.join(out)
+
+def said_under(names)->list:
+    "The sentence of each released protocol of a table, to stand under it."
+    return [tag('p', esc(t), class_='soft') for t in flag_sentences(names)]
 
 def plain_table(
     heads:list,  # column headings
@@ -213,10 +222,13 @@ def pairs_html(
 )->str:
     "Paired tests and the pairs that were refused."
     rows = [(r.a, r.b, r.test, r.measure + ' (simulated)'*bool(r.simulated), shown(r.value_a), shown(r.value_b), shown(r.difference),
-        f'{r.p:.4f}', f'{r.p_corrected:.4f}', f'{r.n}' + f', {r.undefined} undefined'*bool(r.undefined)) for r in pairs.itertuples()]
-    heads = ['method a', 'method b', 'test', 'measure', 'a', 'b', 'a - b', 'p', 'p corrected', 'concepts']
+        f'{r.p:.4f}', f'{r.p_corrected:.4f}', f'{r.n}' + f', {r.undefined} undefined'*bool(r.undefined),
+        *([r.remark or '-'] if any(pairs.remark) else [])) for r in pairs.itertuples()]
+    heads = ['method a', 'method b', 'test', 'measure', 'a', 'b', 'a - b', 'p', 'p corrected', 'concepts', *(['remark'] if len(pairs) and any(pairs.remark) else [])]
     out = plain_table(heads, rows, 'Paired comparisons') if rows else tag('p', 'No two methods answered the same test.', class_='soft')
-    if rows: out += tag('p', f'Sign-flip test over concepts, two-sided, seeds averaged first, 10,000 patterns; p corrected by Holm over all {len(rows)} lines.', class_='soft')
+    if rows:
+        out += tag('p', f'Sign-flip test over concepts, two-sided, seeds averaged first, 10,000 patterns; p corrected by Holm over all {len(rows)} lines.', class_='soft')
+        out += ''.join(said_under(n for r in pairs.itertuples() for n in (r.protocol_a, r.protocol_b)))
     return out + (tag('p', 'Not compared:', class_='soft') + tag('ul', ''.join(tag('li', esc(t)) for t in refused)) if refused else '')
 
 def figure_html(folder:Path, name:str, caption:str)->str:
@@ -268,6 +280,7 @@ def write_page(
         part('Best, median, worst', figures_section(folder, ('chosen', 'drawn'))), part('What is taken for what', figures_section(folder, ('confusion',))),
         part('How many repetitions', figures_section(folder, ('repetitions',))), part('Cost', cost_html(cost_table(sources))),
         part('Runs', plain_table(['run', 'job', 'recipe', 'device', 'commit', 'test readings'], runs, 'Runs')),
+        part('Notes of the runs', tag('ul', ''.join(tag('li', esc(n)) for n in scores['notes'][1:])) if scores['notes'][1:] else ''),
         part('Left out', tag('ul', ''.join(tag('li', esc(n)) for n in notes)) if notes else ''),
         part('Cards', tag('p', 'All that decides what the numbers of a run mean; the same as a file for programs: cards.json.', class_='soft') + cards_html(cards))]
     head = tag('head', '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">' + tag('title', esc(title)) + tag('style', style + more_style))
@@ -275,6 +288,7 @@ def write_page(
     with atomic(folder/'page.html') as at: at.write_text(page, encoding='utf-8')
     return folder/'page.html'
 
+# %% ../../nbs/08_jobs/09a_compare_page.ipynb #gdf04f3e
 def title_for(sources:list)->str:
     "A title from the names of the runs."
     names = [s.name for s in sources]
@@ -286,7 +300,11 @@ def joint_scores(
 )->dict:
     "The scores of all runs as one set, for the report's own scores.json."
     rows = [dict(r, what=f"{r['what']} ({s.name})" if len(sources) > 1 else r['what']) for s in sources for r in s.scores['rows']]
-    return dict(title=title or title_for(sources), rows=rows, notes=[no_total(sources)])
+    said = {}
+    for s in sources:
+        for n in s.scores['notes']: said.setdefault(n, {})[s.name] = None
+    read = {k: max(n) for k in ('test_readings', 'test_readings_all') if (n := [s.scores[k] for s in sources if s.scores[k] is not None])}
+    return dict(title=title or title_for(sources), rows=rows, notes=[no_total(sources), *(f"{', '.join(names)}: {n}" for n, names in said.items())], **read)
 
 # %% ../../nbs/08_jobs/09a_compare_page.ipynb #511cbb89
 def content_mark(

@@ -147,6 +147,7 @@ def score_drawings(
     simulated:bool,
     *, measures:list=None,   # all usual ones if None
     preset:str='brainrecon', draws:int=2000, device:str='auto', log=None,
+    flags:list=(),           # of the split, for every row
     **same,                  # entries of every row: data, setting
 )->tuple:                    # (rows for scores.json, label -> Evaluation)
     "Score every set of drawings; what was not run stands there once."
@@ -154,7 +155,7 @@ def score_drawings(
     for d in drawn:
         if log: log(f'scoring {d.label}')
         e = found[d.label] = evaluate_pictures(originals, d.img, names=test.pictures, concepts=test.concepts, measures=measures or None, preset=preset, draws=draws, device=device, log=None)
-        some = e.rows(f'{d.words}, {what}', simulated, method=d.method, seeds=[] if d.seed is None else [d.seed], selection=chosen(d), control=d.control, flags=d.flags, **same)
+        some = e.rows(f'{d.words}, {what}', simulated, method=d.method, seeds=[] if d.seed is None else [d.seed], selection=chosen(d), control=d.control, flags=[*flags, *d.flags], **same)
         rows += [dict(r, note='; '.join(filter(None, [d.note, r.get('note', '')]))) for r in some if r['measure'] not in e.skipped]
     absent = [dict(r, what=f'every drawer, {what}', method='', selection='', control=False, flags=[]) for r in some if r['measure'] in e.skipped]
     return rows + absent, found

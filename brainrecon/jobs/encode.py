@@ -39,12 +39,13 @@ def galleries_by_layer(
     recordings:dict,    # from `load_recordings`
     data:str, root:str='', pictures:str='', encoder:str='lite0', layers:tuple=('pooled',),
     device:str='auto', log=print,
+    copies:str='raise', # see `load_galleries`
 )->dict:                # layer -> (kind, subject) -> Shown
     "What `load_galleries` gives, for several layers; the image encoder sees each picture once."
     if data == 'embedded': sets = [load_pictures('train', exemplars=True), load_pictures('valid'), load_pictures('test')]
     else: sets = (data_pictures(data, t, root or None, pictures or None, log=log) for s in recordings.values() for t in (s.train, s.valid, s.test))
     for p in sets: features(p, encoder, list(layers), device=device, log=log)
-    return {l: load_galleries(recordings, data, root, pictures, encoder, l, log=log) for l in layers}
+    return {l: load_galleries(recordings, data, root, pictures, encoder, l, copies=copies, log=log) for l in layers}
 
 def regions_of(
     data:str,       # 'embedded' or 'nsd'

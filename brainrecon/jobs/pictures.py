@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Files', 'natural', 'picture_paths', 'read_originals', 'match_drawings', 'read_pictures', 'load_pair', 'show_ranked',
-           'load_training', 'show_title']
+           'load_training', 'show_title', 'keep_pair']
 
 # %% ../../nbs/08_jobs/05b_pictures.ipynb #ac06d7a6
 import re
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from ..core.checks import FileError, MissingWeights, ParameterError, ShapeError, UnknownError, known
@@ -18,6 +19,7 @@ from ..core.readers import read_npy, read_torch
 from ..core.show import show_images
 from ..data.picture_files import open_rgb, some
 from ..data.pictures import picture_endings
+from .predictions import save_drawings
 from ..metrics.pixels import as_pictures, first_step
 from ..metrics.reconstructions import Evaluation, Stack
 
@@ -80,10 +82,13 @@ def match_drawings(
     word:str='reconstructions', # what it holds, for messages
 )->list:         # for each name a list of paths
     "The drawings of each original, by the names of files or folders; an `UnknownError` for what is missing or left over."
-    at, have, found, extra = Path(at), set(names), {n: [] for n in names}, []
-    for f in picture_paths(at, word):
+    at, have, found, extra = Path(at), set(names), {n: [] for n in names}, []; paths = picture_paths(at, word)
+    by_folder = {f.parent.relative_to(at).name for f in paths} == have     # a folder for each original: it decides
+    if by_folder and {f.stem for f in paths} == have and len(have) > 1: raise UnknownError(f'folders and files in {at.name!r} bear the same names;', 'folders named like the originals, or files, were expected.',
+        'Nobody can tell whether `1/2` is a drawing of 1 or of 2.', 'Rename the files in the folders, such as sample_0.png.')
+    for f in paths:
         tail = re.fullmatch(r'(.+)_(\d+)', f.stem); inside = f.parent.relative_to(at).name
-        key = f.stem if f.stem in have else tail[1] if tail and tail[1] in have else inside if inside in have else None
+        key = inside if by_folder else f.stem if f.stem in have else tail[1] if tail and tail[1] in have else inside if inside in have else None
         extra.append(f.relative_to(at).as_posix()) if key is None else found[key].append(f)
     gone = [n for n, v in found.items() if not v]
     if gone or extra: raise UnknownError('; '.join([f'{len(gone)} of {len(names)} originals have no picture in {at.name!r}: {some(gone)}']*bool(gone) + [f'{len(extra)} files in {at.name!r} belong to no original: {some(extra)}']*bool(extra)) + ';',
@@ -159,3 +164,17 @@ def show_title(row:dict, what:str)->str:
     "A short name of one line for a chart: its measure, and what is special about it."
     words = re.sub(r', chosen with the true image \((.*?)\)', r' \1 (true image)', row['what'].removeprefix(what)).replace('control: ', '')
     return row['measure'] + words
+
+# %% ../../nbs/08_jobs/05b_pictures.ipynb #f0f1f2f4
+def keep_pair(
+    folder,          # the run folder
+    seen, drawn,     # from `load_pair`
+    names:list, concepts=None,
+    antialias:bool=True, batch:int=16,
+    **about,         # see `jobs.predictions.about_keys`
+)->Path:
+    "Keep originals and the first drawing of each as `drawings/<method>/`."
+    as_bytes = lambda x, name: np.concatenate([(s.read(r)*255).round().byte().permute(0, 2, 3, 1).numpy() for s in [Stack(x, name, antialias)] for r in s.pieces(batch)])
+    label = re.sub(r'[^A-Za-z0-9]+', '-', about['method']).strip('-') or 'drawn'
+    table = pd.DataFrame(dict(picture=list(names), concept=list(concepts if concepts is not None else names)))
+    return save_drawings(folder, label, as_bytes(seen, 'originals'), as_bytes(drawn, 'reconstructions')[:, None], table, about)

@@ -18,12 +18,13 @@ from ..core.checks import FileError, FolderError, ParameterError, ShapeError, Un
 from ..core.files import atomic, load_arrays, load_json, plain, save_arrays, save_json, sha256
 from ..data.trials import Trials
 from ..decoders.retrieval import Gallery
-from ..metrics.chance import bootstrap
 from ..metrics.retrieval import mean_ranks, retrieve, similarity, tie_ranks, top_k
+from ..metrics.statistics import interval as mean_interval
 
 # %% ../../nbs/08_jobs/05a_predictions.ipynb #494e8594
 about_keys = dict(method=None, data=None, simulated=None, seed=None, control=False, kind='', subject=None, setting='', protocol='brainrecon',
-    selection='', match='picture')   # match: what makes a candidate the right one, its 'picture' or, for a gallery of concept centres, its 'concept'
+    selection='', match='picture',   # match: what makes a candidate the right one, its 'picture' or, for a gallery of concept centres, its 'concept'
+    similarity='cosine')             # how alike query and candidate are: 'cosine', 'dot' or 'correlation', as the scores of the run were counted
 
 def check_about(
     about:dict,  # at least method, data and simulated; see `about_keys`; more may be added, such as cost
@@ -37,7 +38,7 @@ def check_about(
     for k in ('simulated', 'control'):
         if not isinstance(a[k], bool): raise ValuesError(f'predictions {label!r}: about has {k}={a[k]!r};', 'True or False was expected.',
             'A reader must see at once what a score was measured on.', f'Give about=dict({k}=False, ...).')
-    known(a['match'], ['picture', 'concept'], 'match')
+    known(a['match'], ['picture', 'concept'], 'match'); known(a['similarity'], ['cosine', 'dot', 'correlation'], 'similarity')
     return a
 
 def check_label(label:str)->str:
@@ -68,8 +69,8 @@ class Prediction:
         return self.table[self.by].to_numpy()[:, None] == np.array(self.gallery_pictures if self.by == 'picture' else self.gallery_concepts, object)[None]
     @property
     def similarity(self)->np.ndarray:  # `b k`
-        "Cosine of every query with every candidate."
-        return similarity(self.query, self.gallery)
+        "How alike every query and every candidate are, by the rule that the run scored with."
+        return similarity(self.query, self.gallery, self.about.get('similarity', 'cosine'))
     def ranks(self)->np.ndarray:  # `b`; 1 is best
         "Rank of the right candidate of each query, averaged over ties."
         return mean_ranks(tie_ranks(self.similarity, self.correct))
@@ -275,6 +276,7 @@ def over_repetitions(
     seed:int=0,          # of the lot
     draws:int=5,         # times that the repetitions are drawn
     ks:tuple=(1, 5),
+    kind:str='cosine',   # of similarity: 'cosine', 'dot' or 'correlation', as the run scores
 )->pd.DataFrame:         # n_averaged, measure, value, low, high, chance, candidates, n, draws
     "Retrieval score against the number of averaged repetitions."
     if max(map(len, trials.members)) > 1: raise ShapeError('these trials are averages;', 'single trials were expected.', '', 'Take the trials from before `average()`.')
@@ -289,7 +291,7 @@ def over_repetitions(
             if c == most and d and all(len(g) == most for g in groups): continue        # all repetitions: nothing is drawn
             x = np.stack([np.asarray(trials.x[np.sort(o[:c])]).mean(0, dtype='float64') for o in orders]).astype('float32')
             mean = replace(trials, x=x, table=table.assign(members=[tuple(int(trials.table.trial.iloc[j]) for j in o[:c]) for o in orders], n_averaged=c))
-            r = retrieve(decoder.embed(mean), z, mean.pictures, gallery.pictures, [k for k in ks if k < len(gallery)])
+            r = retrieve(decoder.embed(mean), z, mean.pictures, gallery.pictures, [k for k in ks if k < len(gallery)], kind=kind)
             for k, v in r['hits'].items(): hits[c, k].append(v)
     return pd.DataFrame([dict(n_averaged=c, measure=f'top{k}', **interval(np.mean(v, 0), trials.concepts[[g[0] for g in groups]]), chance=r['chance'][k], candidates=len(gallery), draws=len(v)) for (c, k), v in hits.items()])
 
@@ -298,16 +300,16 @@ def interval(
     values, concepts,  # `b` each
 )->dict:
     "Mean of the concepts' means with its interval."
-    b = bootstrap(pd.Series(np.asarray(values, float)).groupby(np.asarray(concepts)).mean().to_numpy())
-    return dict(value=b['mean'], low=b['low'], high=b['high'], n=b['n'])
+    v = pd.Series(np.asarray(values, float)).groupby(np.asarray(concepts)).mean().to_numpy(); b = mean_interval(v)
+    return dict(value=float(v.mean()), low=b['low'], high=b['high'], n=len(v))
 
 def save_repetitions(
     folder,              # the run folder
     curve:pd.DataFrame,  # from `over_repetitions`
     about:dict,          # see `about_keys`
 )->Path:
-    "Add a curve to `repetitions.json` of a run folder; one of the same method, subject and seed is replaced."
-    at = Path(folder)/'repetitions.json'; about = check_about(about, 'repetitions'); own = ('method', 'data', 'kind', 'subject', 'setting', 'seed', 'control')
+    "Add a curve to `repetitions.json` of a run folder; one of the same method, subject, protocol and seed is replaced."
+    at = Path(folder)/'repetitions.json'; about = check_about(about, 'repetitions'); own = ('method', 'data', 'kind', 'subject', 'setting', 'protocol', 'seed', 'control')
     rows = [r for r in (load_json(at) if at.exists() else []) if [r['about'].get(k) for k in own] != [about.get(k) for k in own]]
     save_json(at, [*rows, dict(about=about, rows=curve.to_dict('records'))])
     return at

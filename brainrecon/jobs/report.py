@@ -44,6 +44,8 @@ def check_row(
     low, high = r['low'], r['high']
     if not (low is high is None or number(low) and number(high) and number(r['value']) and low <= r['value'] <= high):
         raise bad(f'has the interval [{low}, {high}]', f'two numbers around {r["value"]} were expected.')
+    if low is not None and r['status'] == 'measured here' and not (r['n'] and r['over']): raise bad(f'has an interval, but n={r["n"]!r} and over={r["over"]!r}', 'both were expected.', 'An interval means nothing without what it is over.')
+    if r['protocol'] not in ('', 'brainrecon') and r['status'] == 'measured here' and not any(r['protocol'] in f for f in r['flags']): r['flags'] = [f'AS RELEASED: {r["protocol"]}', *r['flags']]
     if r['better'] not in ('', 'higher', 'lower'): raise bad(f'has `better={r["better"]!r}`', "'higher' or 'lower' was expected.")
     return r
 

@@ -33,10 +33,11 @@ def result_table(
     result:dict,     # a kept result
     *measures,       # such as 'top1'; all if none is named
 )->pd.DataFrame:
-    "The rows of a kept result as a table, every score beside its interval, chance and candidates; columns that hold nothing are left out."
+    "The rows of a kept result as a table, every score beside its interval, chance, candidates and flags; columns that hold nothing are left out."
     text = lambda v: '' if v is None else f'{v:.3f}'
     between = lambda r: '' if r['low'] is None else f" [{r['low']:.3f}, {r['high']:.3f}]"
     rows = [r for r in result['scores']['rows'] if not measures or r['measure'] in measures]
     t = pd.DataFrame([{'what': r['what'], 'measure': r['measure'], 'value': text(r['value']) + between(r), 'chance': text(r['chance']), 'of': str(r['candidates'] or ''),
-        'seeds': str(len(r['seeds']) or ''), 'note': r['note']} for r in rows]).set_index('what').rename_axis(None)
-    return t.loc[:, (t != '').any()].drop(columns='note' if 'top1' in measures else [], errors='ignore')
+        'n': str(r.get('n') or ''), 'over': r.get('over') or '', 'seeds': str(len(r['seeds']) or ''), 'protocol': '' if r.get('protocol') == 'brainrecon' else r.get('protocol') or '',
+        'flags': '; '.join(r.get('flags') or []), 'note': r['note']} for r in rows]).set_index('what').rename_axis(None)
+    return t.loc[:, (t != '').any()].drop(columns='note' if any(m.startswith('top') for m in measures) else [], errors='ignore')

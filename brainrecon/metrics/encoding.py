@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['check_pair', 'blocks', 'flat', 'region_rows', 'over_voxels', 'voxel_measure', 'voxelwise', 'row_r', 'picture_measure',
            'pattern_r', 'mean_of_trials', 'brain_correlation', 'two_cka', 'synthesis_scores', 'choose_voxels',
-           'in_ceiling_units', 'drawn_counts', 'resampled_r', 'voxel_interval', 'predicted_voxels', 'repetitions_left',
-           'ceilings', 'score_responses']
+           'in_ceiling_units', 'drawn_counts', 'resampled_r', 'defined', 'voxel_interval', 'predicted_voxels',
+           'repetitions_left', 'ceilings', 'score_responses']
 
 # %% ../../nbs/07_metrics/10_encoding.ipynb #7da07ced
 import numpy as np
@@ -201,9 +201,15 @@ def drawn_counts(n:int, groups, draws:int, seed:int)->np.ndarray:  # `draws n`
     return np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), draws)[:, of].astype('float64')
 
 def resampled_r(x, y, w)->np.ndarray:  # `draws v`
-    "Voxelwise r in every resample, from weighted sums."
-    x, y = x - x.mean(0), y - y.mean(0); n = w.sum(1, keepdims=True); a, b = w @ x, w @ y
-    with np.errstate(divide='ignore', invalid='ignore'): return (w @ (x*y) - a*b/n)/np.sqrt((w @ (x*x) - a*a/n)*(w @ (y*y) - b*b/n))
+    "Voxelwise r in every resample, from weighted sums; NaN where what was drawn does not vary."
+    x, y = x - x.mean(0), y - y.mean(0); n = w.sum(1, keepdims=True); a, b = w @ x, w @ y; sums = [(w @ (z*z), (z*z).sum(0), s) for z, s in ((x, a), (y, b))]
+    vx, vy = (np.where((left := drawn - s*s/n) > 16*np.finfo('float64').eps*np.maximum(drawn, total), left, np.nan) for drawn, total, s in sums)
+    return np.clip((w @ (x*y) - a*b/n)/np.sqrt(vx)/np.sqrt(vy), -1, 1)
+
+def defined(over, x)->np.ndarray:  # one number a row of `x`
+    "Median or mean over the defined values of every row; NaN where a row has none."
+    if np.isfinite(x).all(): return over(x, axis=1)
+    return np.array([over(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in x])
 
 def voxel_interval(
     target, prediction,  # `n v`
@@ -213,7 +219,7 @@ def voxel_interval(
     groups=None,         # `n` what is drawn together, such as concepts; pictures if None
     draws:int=2000, level:float=.95, seed:int=0,
     size:int=2**24,      # numbers held at a time
-)->dict:                 # name -> value, low, high, n, draws, over
+)->dict:                 # name -> value, low, high, n, draws, used (draws in which a voxel varied), over
     "The median (or mean) voxelwise r of sets of voxels, with an interval over pictures or groups of them."
     over_them = dict(median=np.median, mean=np.mean)[known(summary, ['median', 'mean'], 'summary of the voxels')]; a, b = check_pair(target, prediction); n, v = a.shape; sets = region_rows(sets or {'all voxels': np.arange(v)}, v); whole = voxelwise(a, b)['r']['values']
     if not 0 < level < 1 or draws < 1: raise ValuesError(f'level={level!r}, draws={draws!r}:', 'a share between 0 and 1 and a number from 1 were expected.', 'Percent is easily meant.', 'Give level=0.95, draws=2000.')
@@ -221,12 +227,13 @@ def voxel_interval(
     for i in range(0, draws, step := max(1, size//v)):
         r = np.empty((len(w[i:i + step]), v))
         for at, x, y in blocks(a, b, 1, max(n, size//8)): r[:, at] = resampled_r(x, y, w[i:i + step])
-        for k, p in sets.items(): each[k].append(over_them(r[:, use]/s[use], axis=1) if len(use := p[np.isfinite(s[p])]) else np.full(len(r), np.nan))
+        for k, p in sets.items(): each[k].append(defined(over_them, r[:, use]/s[use]) if len(use := p[np.isfinite(s[p])]) else np.full(len(r), np.nan))
     out, many = {}, n if groups is None else len(np.unique(np.asarray(groups).astype(str)))
     for k, p in sets.items():
         use = p[np.isfinite(s[p])]; value = float(over_them(whole[use]/s[use])) if len(use) else float('nan'); d = np.concatenate(each[k]); d = d[np.isfinite(d)]; tail = 100*(1 - level)/2
         low, high = np.percentile(d - d.mean() + value, [tail, 100 - tail]) if len(d) else (np.nan, np.nan)     # centred: scoring resampled pictures adds their noise a second time
-        out[k] = dict(value=value, low=min(float(low), value), high=max(float(high), value), voxels=len(use), undefined=len(p) - len(use), n=many, draws=draws, level=level, over='pictures' if groups is None else 'groups')
+        if scale is None: low, high = np.clip([low, high], -1, 1)                                                # a correlation ends there
+        out[k] = dict(value=value, low=min(float(low), value), high=max(float(high), value), used=len(d), voxels=len(use), undefined=len(p) - len(use), n=many, draws=draws, level=level, over='pictures' if groups is None else 'groups')
     return out
 
 # %% ../../nbs/07_metrics/10_encoding.ipynb #432678bf
@@ -259,7 +266,7 @@ def ceilings(
     "The ceiling to choose voxels by, and the one that scores are divided by."
     own = noise_ceiling(train) if repetitions_left(train) else None; counts = np.array([len(m) for m in test.average().members])
     if repetitions_left(test): units, of = noise_ceiling(test), 'test'
-    else: units, of = (noise_ceiling(train, counts) if own else None), 'training'
+    else: units, of = (noise_ceiling(train, 1/(1/counts).mean()) if own else None), 'training'
     note = f"ceiling from {of} repetitions, for the mean of {units['n']:.3g} trials" if units else 'no repetitions, so no ceiling'
     return dict(choose=own or units, units=units, note=note)
 

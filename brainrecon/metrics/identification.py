@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kinds', 'large_work', 'feature_rows', 'both_rows', 'centre_and_scale', 'blocks_of', 'matmul_precision', 'products',
-           'own_products', 'correlations', 'compare', 'variety', 'two_way_summary', 'two_way_from_similarity',
-           'float32_will_do', 'settled', 'two_way', 'correlation_distance']
+           'own_products', 'correlations', 'compare', 'share_repeated', 'variety', 'two_way_summary',
+           'two_way_from_similarity', 'float32_will_do', 'settled', 'two_way', 'correlation_distance']
 
 # %% ../../nbs/07_metrics/07_identification.ipynb #69b0755b
 import contextlib
@@ -120,12 +120,22 @@ def compare(
     same=None,      # `n n` bool, other entries that show the same picture and are no distractors
     tol:float=1e-9, # differences up to this are ties
 )->dict:
-    "Wins, ties and distractors of each fixed item."
+    "Wins, ties, undefined comparisons and distractors of each fixed item."
     t = np.asarray(table, 'float64'); own = t.diagonal()
     own = own[None] if fixed == 'columns' else own[:, None]; axis = 0 if fixed == 'columns' else 1
     other = ~np.eye(len(t), dtype=bool) if same is None else ~np.asarray(same, bool) & ~np.eye(len(t), dtype=bool)
-    with np.errstate(invalid='ignore'): wins, ties = (t < own - tol) & other, (np.abs(t - own) <= tol) & other
-    return dict(counts=wins.sum(axis), ties=ties.sum(axis), denominator=other.sum(axis))
+    with np.errstate(invalid='ignore'): wins, ties, none = (t < own - tol) & other, (np.abs(t - own) <= tol) & other, np.isnan(t - own) & other
+    return dict(counts=wins.sum(axis), ties=ties.sum(axis), none=none.sum(axis), denominator=other.sum(axis))
+
+def share_repeated(
+    table,       # `n n` originals x reconstructions
+    same=None,   # as for `compare`
+)->float:
+    "For how many pairs an original cannot tell its own reconstruction from another one: reconstructions that stand several times."
+    t = np.asarray(table, 'float64'); alive = t[np.isfinite(t).any(1)][:, np.isfinite(t).any(0)]
+    if not alive.size: return 0.
+    found = compare(t, 'rows', same, max(1e-9, 1e-3*float(np.nan_to_num(np.nanstd(alive, 1)).mean())))     # a thousandth of their spread: a network sees one picture not quite equally twice
+    return float(found['ties'].sum()/found['denominator'].sum())
 
 def variety(
     table,     # `n n` originals x reconstructions
@@ -142,17 +152,22 @@ def two_way_summary(
     table,          # `n n`
     fixed:str, how:dict,
     alike:str='',   # what the columns are, if a collapse of them shall be looked for
+    same=None,      # as for `compare`
 )->dict:
     "The measure, with both rules, the share of ties and a warning."
-    wins, ties, of = (found[k] for k in ('counts', 'ties', 'denominator'))
+    wins, ties, none, of = (found[k] for k in ('counts', 'ties', 'none', 'denominator'))
     if (of < 1).any(): raise ShapeError(f'{len(of)} picture{"s"*(len(of) != 1)} leave {int((of < 1).sum())} without a distractor;', 'at least one other picture was expected for each.', '', 'Score more pictures together.')
-    tied, spread, words = float(ties.sum()/of.sum()), variety(np.asarray(table, 'float64')), []
+    tied, undecided, spread, words = float(ties.sum()/of.sum()), float(none.sum()/of.sum()), variety(np.asarray(table, 'float64')), []
+    repeated = share_repeated(table, same) if alike else 0.
+    if undecided > .01: words.append(f'{100*undecided:.0f} % of the comparisons are undefined, because features are constant or not numbers: look for a collapsed model or for blank pictures')
     if tied > .01: words.append(f'{100*tied:.0f} % of the comparisons are ties: look for a collapsed model or for pictures that stand twice')
-    if alike and spread < .1: words.append(f'the {alike} hardly differ from one another (variety {spread:.3f}): look for a collapsed model, whose score near 0.5 is no result')
+    if repeated > .01 and (fixed == 'columns' or tied <= .01): words.append(f'for {100*repeated:.0f} % of the pairs another one of the {alike} is the same as the right one: look for a collapsed model, which gives few different pictures')
+    if alike and np.isnan(spread): words.append(f'how much the {alike} differ from one another cannot be computed: look for a collapsed model, whose score is no result')
+    elif alike and spread < .1: words.append(f'the {alike} hardly differ from one another (variety {spread:.3f}): look for a collapsed model, whose score near 0.5 is no result')
     dead = int(np.isnan(np.asarray(table, 'float64').diagonal()).sum())
     m = summary('two-way', wins/of, 'higher', dict(how, fixed=fixed, ties='failures', tolerance=1e-9, undefined='counted as failures'), .5)
-    return m | dict(undefined=dead, strict=m['mean'], half=float(((wins + ties/2)/of).mean()), counts=wins, denominator=int(of[0]) if (of == of[0]).all() else of,
-        tied=tied, variety=spread, warning='; '.join(words))
+    return m | dict(undefined=dead, strict=m['mean'], half=float(((wins + (ties + none)/2)/of).mean()), counts=wins, denominator=int(of[0]) if (of == of[0]).all() else of,
+        tied=tied, undecided=undecided, repeated=repeated, variety=spread, warning='; '.join(words))
 
 def two_way_from_similarity(
     sim,                   # `n n`, right answers on the diagonal
@@ -162,7 +177,7 @@ def two_way_from_similarity(
     "Two-way identification from any table of similarities."
     known(fixed, ['columns', 'rows'], 'side'); t = np.asarray(sim, 'float64')
     if t.ndim != 2 or t.shape[0] != t.shape[1]: raise ShapeError(f'`sim` has the shape {t.shape},', 'a square table was expected.', 'The right answers stand on its diagonal.', 'Take one row and one column for each picture.')
-    return two_way_summary(compare(t, fixed, same), t, fixed, dict(table='given'))
+    return two_way_summary(compare(t, fixed, same), t, fixed, dict(table='given'), same=same)
 
 # %% ../../nbs/07_metrics/07_identification.ipynb #e66af8a3
 large_work = 2e9   # multiplications from which float32 is worth it
@@ -198,7 +213,7 @@ def two_way(
     kind:str='correlation',      # or 'cosine'
     ids=None,                    # names of the pictures; those of one name are no distractors to each other
     quick:bool=None,             # multiply in float32 and settle close calls in float64; by the size of the work if None
-)->dict:                         # a measure with strict, half, counts, denominator, tied, variety, warning
+)->dict:                         # a measure with strict, half, counts, denominator, shares tied, undecided and repeated, variety, warning
     "Two-way identification: how often the right answer is more alike than another one."
     known(fixed, ['reconstruction', 'original'], 'side'); known(kind, kinds, 'kind of likeness'); a, b = both_rows(original, reconstruction)
     if ids is not None and len(ids) != len(a): raise ShapeError(f'there are {len(ids)} ids for {len(a)} pictures;', 'one each was expected.', '', 'Take both from the same table.')
@@ -206,7 +221,7 @@ def two_way(
     quick = (a.size*len(b) > large_work if quick is None else quick) and float32_will_do(ways, a.shape[1])
     table = settled(a, b, ways, side) if quick else products(a, b, ways)
     same = None if ids is None else np.asarray(ids)[:, None] == np.asarray(ids)[None]
-    return two_way_summary(compare(table, side, same), table, fixed, dict(kind=kind, features=a.shape[1], ids='all different' if ids is None else 'same picture left out'), 'reconstructions')
+    return two_way_summary(compare(table, side, same), table, fixed, dict(kind=kind, features=a.shape[1], ids='all different' if ids is None else 'same picture left out'), 'reconstructions', same)
 
 # %% ../../nbs/07_metrics/07_identification.ipynb #ca642102
 def correlation_distance(

@@ -122,7 +122,7 @@ def clip_network(
     return One(net, spec.node)
 
 class Lite(nn.Module):
-    "EfficientNet-Lite as a judge; it resizes and normalises by itself."
+    "EfficientNet-Lite as a judge; it normalises by itself."
     def __init__(self, encoder): super().__init__(); self.encoder = encoder
     def forward(self, x): return dict(pooled=self.encoder(x, 'pooled', batch_size=len(x))['pooled'])
 
@@ -161,9 +161,9 @@ class Judge:
     def __repr__(self): return f'Judge {self.name}: {self.spec.title}, {self.spec.node} ({self.tag})'
     def description(self)->dict:
         "Everything that its numbers depend on."
-        s = self.spec
+        s = self.spec; way = dict(custom='the common first step only', lite2=f'bilinear, both sides to {s.size} x {s.size}, no crop')
         return dict(judge=self.name, network=s.network, node=s.node, tag=self.tag, weights=getattr(self.network, 'sha256', ''), size=s.size, mean=[*s.mean], std=[*s.std],
-            resize='bilinear, shorter side, no crop', antialias=self.antialias)
+            resize=way.get(s.network, 'bilinear, shorter side, no crop'), antialias=self.antialias)
     def __call__(self,
         pictures,      # `Pictures`, uint8 `b h w 3`, or numbers in [0, 1] `b 3 h w`
         batch:int=16,  # pictures at a time
@@ -194,6 +194,7 @@ def look(judge:Judge, x)->dict:  # pictures `b 3 h w` in [0, 1]; node -> `b d`
     if s.network.startswith('clip:') and x.shape[-1] != x.shape[-2]: raise ShapeError(f'pictures are {x.shape[-2]} high and {x.shape[-1]} wide;', f'{s.title} needs square ones.',
         'The common first step changes pictures of another width than 256 only.', 'Resize them to 256 x 256 first.')
     with torch.inference_mode():
+        if s.network == 'lite2': x = resize(x, (s.size, s.size), antialias=judge.antialias)     # the encoder would always smooth
         if s.network not in ('lite2', 'custom'):
             x = resize(x, s.size, antialias=judge.antialias)
             x = (x - x.new_tensor(s.mean).reshape(3, 1, 1))/x.new_tensor(s.std).reshape(3, 1, 1)
