@@ -313,8 +313,8 @@ def test_chance_interval_and_counts(drawn):
     rows = {r['measure']: r for r in e.rows('x', True, method='m', seeds=[0])}; t = rows['custom coarse two-way']
     assert t['chance'] == .5 and rows['pixcorr']['chance'] is None and t['over'] == 'concepts' and t['n'] == N and t['method'] == 'm' and t['protocol'] == 'brainrecon' and t['low'] <= t['value'] <= t['high']
     assert all(w in t['note'] for w in ('reconstruction fixed', 'ties fail', 'pool held fixed')) and rows['custom coarse distance']['better'] == 'lower' and t['better'] == 'higher'
-    from brainrecon.metrics.chance import bootstrap
-    b = bootstrap(e.values['unblended', 'single sample', 'pixcorr'].to_numpy().reshape(N//2, 2).mean(1), 2000); assert np.isclose(rows['pixcorr']['low'], b['low'])
+    from brainrecon.metrics.statistics import interval
+    b = interval(e.values['unblended', 'single sample', 'pixcorr'].to_numpy().reshape(N//2, 2).mean(1)); assert np.isclose(rows['pixcorr']['low'], b['low'])
     assert {r['over'] for r in evaluate_pictures(img, four[:, 0], measures=['pixcorr'], log=None).rows('x', True)} == {'pictures'}
 
 def test_undefined_pictures_are_counted_and_not_zero(drawn):

@@ -18,10 +18,11 @@ from ..core.checks import MissingExtra, MissingWeights, ShapeError, UnknownError
 from ..core.files import plain
 from ..core.progress import tell
 from ..core.shelf import Shelf
-from .chance import bootstrap, sign_flip_p
+from .chance import sign_flip_p
 from .identification import correlation_distance, correlations, two_way, two_way_from_similarity
 from .judges import judge_features, judges as judge_specs, load_judge, not_built
 from .pixels import as_pictures, first_step, pixcorr, ssim
+from .statistics import interval as mean_interval
 
 # %% ../../nbs/07_metrics/09_reconstructions.ipynb #552c2759
 class Stack:
@@ -211,7 +212,7 @@ class Evaluation:
     preset:str             # 'brainrecon' or 'mindeye2'
     concepts:list=None     # of every picture, or None
     measures:list=field(default_factory=list)  # as they were asked for
-    draws:int=2000         # bootstrap resamples
+    draws:int=2000         # resamples, where an interval needs them
     seed:int=0
     @property
     def antialias(self)->bool: return presets[self.preset]['antialias']
@@ -279,7 +280,7 @@ def interval(
     concepts=None,  # of the pictures
     draws:int=2000, seed:int=0,
 )->dict:            # value, low, high, n, over, undefined, unequal
-    "Mean over pictures, or over concepts if there are some, and a bootstrap interval."
+    "Mean over pictures, or over concepts if there are some, and an interval that keeps its promise near 0 and 1."
     v = np.asarray(v, 'float64'); good = np.isfinite(v); undefined = int((~good).sum()); unequal = False
     if concepts is not None and good.any():
         groups = pd.Series(v[good]).groupby(np.asarray(concepts)[good]); unequal = groups.size().nunique() > 1; v = groups.mean().to_numpy()
@@ -287,7 +288,7 @@ def interval(
     d = dict(value=None, low=None, high=None, n=int(good.sum()), over='pictures' if concepts is None else 'concepts', undefined=undefined, unequal=unequal)
     if not len(v): return d
     d['value'] = float(v.mean())
-    if len(v) > 1: b = bootstrap(v, draws, seed=seed); d |= dict(low=min(b['low'], d['value']), high=max(b['high'], d['value']))
+    if len(v) > 1: b = mean_interval(v, draws=draws, seed=seed); d |= dict(low=min(b['low'], d['value']), high=max(b['high'], d['value']))
     return d
 
 # %% ../../nbs/07_metrics/09_reconstructions.ipynb #4f9fad88
