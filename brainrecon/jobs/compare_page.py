@@ -89,7 +89,7 @@ def curves_of(
     sources:list,  # of `Source`
 )->list:           # dict(name, about, rows) with rows as from `over_repetitions`
     "Curves over repetitions: those that runs kept, and those that follow from answers kept for several averages."
-    named = lambda s, a: ', '.join(filter(None, [f"{a['method']} ({s.name})", 'control'*bool(a.get('control')), marks_of(a, True)]))
+    named = lambda s, a: ', '.join(filter(None, [a['method'], a.get('data', ''), f"subject {a['subject']}" if a.get('subject') is not None else '', f'({s.name})', 'control'*bool(a.get('control')), marks_of(a, True)]))
     out = [dict(name=named(s, c['about']), about=c['about'], rows=c['rows']) for s in sources for c in s.curves]
     for s in sources:
         groups = {}
@@ -142,7 +142,7 @@ def figures_of(
         caption = (f'{said}: category of the first-named candidate against the true one, rows sum to one, number of pictures in brackets. '
             f'The right category was named in {100*c["agreement"]:.1f} %, by chance it would be in {100*c["chance"]:.1f} %')
         more = [f'{c["left_out"]} pictures without a category are left out']*bool(c['left_out']) + [f'mean of {len(m.seeds)} seeds']*(len(m.seeds) > 1)
-        named = '\n'.join(filter(None, [f'{m.method} ({m.run})', marks_of(m.about, True)]))
+        named = '\n'.join(filter(None, [f'{m.method}, {m.about["data"]}' + f', subject {m.about["subject"]}'*(m.about['subject'] is not None), f'({m.run})', marks_of(m.about, True)]))
         plan.append((lambda c=c, t=named: show_confusion(c, t), f'confusion-{i:02d}', '; '.join([caption, *more]) + '.'))
     curves = curves_of(sources)
     for q in ('top1', 'top5'):
@@ -162,7 +162,7 @@ heads = dict(method='', measure='measure', ours='measured here', chance='chance'
 more_style = '''
 main { max-width:88rem } .wide-table { overflow-x:auto } table { font-size:.86rem } th, td { padding:.4rem .7rem .4rem 0 } h3 { font-size:1rem; margin:1.6rem 0 .2rem }
 td.n { white-space:normal } td .soft { font-size:.8rem } .tag { white-space:nowrap; display:inline-block } tr.start td { border-top:2px solid var(--line) } .dash { color:var(--soft); font-weight:400 } td.long { min-width:7.5rem; max-width:13rem } td.first { min-width:10rem } .paper td { color:var(--soft) } details { margin:.5rem 0 } summary { cursor:pointer } ul { padding-left:1.2rem; max-width:60rem }
-figure img { max-width:min(100%, 44rem) }
+figure img { max-width:min(100%, 44rem) } @media (min-width:46rem) { .wide-table td:first-child { min-width:16rem } }
 @media (max-width:46rem) { th, td, td.n { padding:0 .7rem 0 0; line-height:1.45 } td.p[data-name]::before { content:attr(data-name) " "; color:var(--soft) } td.p, td.n, td.long { display:inline-block } td.none { display:none !important } td.first { font-weight:650 } td.long { max-width:none; min-width:0 } td.first .soft { font-weight:400 } .value[data-name]::before { content:attr(data-name) " "; font-weight:400; font-size:.82rem; color:var(--soft) } }
 '''
 
