@@ -112,7 +112,7 @@ cases = [
     Broken('events-gone', lambda r: eeg(r, 'events.tsv').unlink(), read_eeg, FileError, RUN1, name(1, 'events.tsv'), 'onset'),
     Broken('events-commas', lambda r: edit_text(eeg(r, 'events.tsv'), '\t', ','), read_eeg, FileError, name(1, 'events.tsv'), 'onset', 'tabs'),
     Broken('events-empty', lambda r: edit_tsv(eeg(r, 'events.tsv'), lambda t: t.iloc[:0]), read_eeg, FileError, ('events.tsv', '0 rows'), 'rows', 'one row an event'),
-    Broken('events-no-bytes', lambda r: empty(eeg(r, 'events.tsv')), read_eeg, FileError, name(1, 'events.tsv'), 'whole file', 'export'),
+    Broken('events-no-bytes', lambda r: empty(eeg(r, 'events.tsv')), read_eeg, FileError, name(1, 'events.tsv'), 'table of events', 'export'),
     Broken('events-no-picture-column', lambda r: edit_tsv(eeg(r, 'events.tsv'), lambda t: t.rename(columns=dict(stim_file='stimulus'))), read_eeg, UnknownError, "no column 'stim_file'", 'stimulus', 'picture='),
     Broken('events-milliseconds', lambda r: edit_tsv(eeg(r, 'events.tsv'), lambda t: t.assign(onset=t.onset*1000)), read_eeg, ShapeError, (RUN1, 'reach from'), 'long', 'seconds'),
     Broken('events-of-longer-run', lambda r: edit_tsv(eeg(r, 'events.tsv'), lambda t: t.assign(onset=t.onset + 10)), read_eeg, ShapeError, (RUN1, 'reach from'), 'long', 'seconds from the start'),

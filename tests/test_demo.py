@@ -24,7 +24,7 @@ def test_ends_with_report_and_scores(demo):
     last = text.strip().splitlines()[-1]; report = Path(last.removeprefix('report: '))
     assert last.startswith('report: ') and report.is_file()
     page = report.read_text(encoding='utf-8')
-    assert 'imulated' in page and 'src="http' not in page and 'chance 0.005  of 200' in text and 'The test set was read once.' in text
+    assert 'imulated' in page and 'src="http' not in page and 'chance 0.005  of 200' in text and 'The test set was read once in this run, once in all runs' in text
 
 def scores(demo):
     (folder,) = [p for p in demo[0].iterdir() if p.is_dir()]
@@ -48,7 +48,7 @@ def test_run_folder_is_complete(demo):
     for name in ('notebook.ipynb', 'params.json', 'status.json', 'log.txt', 'scores.json', 'report.html'): assert (folder/name).stat().st_size > 100, name
     p = json.loads((folder/'params.json').read_text(encoding='utf-8'))
     assert all(k in json.dumps(p) for k in ('versions', 'commit', 'device', 'seeds'))
-    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 30 and len(list((folder/'figures').glob('*.png'))) == 6
+    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 30 and len(list((folder/'figures').glob('*.png'))) == 7 and len(list((folder/'predictions').glob('*.safetensors'))) >= 30
 
 def test_second_time_is_quick(demo):
     "A finished run says so and prints the same scores."

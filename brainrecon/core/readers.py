@@ -103,6 +103,7 @@ def read_table(
     import pandas as pd
     path = Path(path).expanduser(); want = f'a table{" of " + what if what else ""} was expected' + (f', with the columns {", ".join(columns[:5])}.' if columns else ', one row a line.')
     if not path.is_file() and do != again: raise damaged(path, 'is not there', want, 'The path may point beside it.', do)      # one's own: nothing to fetch
+    if do != again and not path.stat().st_size: raise damaged(path, 'is empty', want, 'A program may have stopped while it wrote.', do)
     head_of(path); how.setdefault('sep', '\t' if path.suffix == '.tsv' else ',')
     try: t = pd.read_csv(path, **how)
     except (OSError, ValueError) as e: raise damaged(path, f'cannot be read as a table ({type(e).__name__}: {str(e).strip()[:80]})', want, 'It is cut short, of another kind, or written in another alphabet.', do) from None
