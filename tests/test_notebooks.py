@@ -1,5 +1,6 @@
 "Every notebook runs, is clean, exports what the library holds, and keeps small outputs that name no machine."
 import filecmp, os, re, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 from notebooks import NBS, ROOT, all_notebooks, is_job, is_silenced, joined, module_of, name, read, texts
@@ -16,10 +17,19 @@ def tool(*args, cwd, **env):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
 
 
+@pytest.fixture(scope='module')
+def running(request):
+    "All chosen notebooks, each in a process of its own with one thread, as many at a time as there are cores (four at most)."
+    chosen = [i.callspec.params['path'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs']
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        yield {p: pool.submit(tool, 'nbdev_test', '--path', p, '--n_workers', 0, cwd=ROOT, OMP_NUM_THREADS='1') for p in chosen}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize('path', RUN, ids=map(name, RUN))
-def test_runs(path):
+def test_runs(path, running):
     "The cells run in order; a failure shows the cell and its error."
-    res = tool('nbdev_test', '--path', path, '--n_workers', 0, cwd=ROOT)
+    res = running[path].result()
     assert res.returncode == 0 and 'Success.' in res.stdout, f'\n{name(path)} failed:\n{res.stdout[-6000:]}'
 
 
