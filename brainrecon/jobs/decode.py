@@ -17,6 +17,7 @@ from ..data.trials import Trials
 from ..decoders.across import leave_one_out
 from ..decoders.retrieval import ContrastiveDecoder, Decoder, Gallery, RidgeDecoder, load_decoder, save_decoder, shuffle_pairs
 from ..encoders.small import small_encoders
+from ..metrics.chance import retrieval_null
 from ..metrics.cost import flops, timed
 from ..metrics.protocols import Protocol, protocol
 from ..metrics.retrieval import retrieve, similarity
@@ -163,9 +164,7 @@ def score_all(
         f.decoder.refuse(test.concepts); query, z = f.decoder.embed(test), f.decoder.z_scale(gallery.z)
         names = (test.concepts, gallery.concepts) if centres else (test.pictures, gallery.pictures)
         scores = retrieve(query, z, *names, [k for k in ks if k <= len(gallery)], kind=kind, gallery_kind='concept centres' if centres else 'seen picture')
-        place = {n: i for i, n in enumerate(names[1])}; at = np.array([place[n] for n in names[0]])
-        rank = np.argsort(np.argsort(-similarity(query, z, kind), axis=1, kind='stable'), axis=1); gen = np.random.default_rng(0); row = np.arange(len(rank))
-        lots = [rank[row, gen.permutation(at)] for _ in range(shuffles)]; null = {k: np.array([(r < k).mean() for r in lots]) for k in scores['hits']}   # the same shuffles for every decoder
+        null = retrieval_null(similarity(query, z, kind), shuffles, correct=np.asarray(names[0])[:, None] == np.asarray(names[1])[None], ks=list(scores['hits']))   # the same shuffles for every decoder
         cost = dict(cost_of_decoder(f.decoder), milliseconds=timed(lambda: f.decoder.embed(test), 1, size=len(test))['best']*1e3)
         out.append(dict(label=f.label, name=f.name, seed=f.seed, control=f.control, concepts=test.concepts, pictures=test.pictures, query=query, gallery=z, scores=scores, null=null, cost=cost, selection=f.decoder.selection))
     return out

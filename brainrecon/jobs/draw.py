@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['baselines', 'titles', 'check_drawing', 'Album', 'load_albums', 'FittedDrawer', 'fit_drawers', 'Drawn', 'draw_all',
-           'keep_drawings', 'chosen', 'score_drawings', 'show_lot', 'show_ranked']
+           'keep_drawings', 'chosen_by', 'score_drawings', 'show_lot', 'show_ranked']
 
 # %% ../../nbs/08_jobs/05c_draw.ipynb #7b9df7bd
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from ..data.pictures import Pictures, load_pictures
 from ..data.trials import Trials
 from ..decoders.drawing import Drawer, LinearDrawer, MeanDrawer, NearestDrawer, load_drawer, save_drawer, show_drawings
 from ..decoders.retrieval import Gallery, shuffle_pairs
+from .compare import chosen
 from .decode import check_plan
 from .predictions import save_drawings
 from ..metrics.reconstructions import choose, evaluate_pictures, presets
@@ -133,9 +134,9 @@ def keep_drawings(
 ):
     "Write every drawing of one recording into the run folder."
     table = test.table.drop(columns='members', errors='ignore')
-    for d in drawn: save_drawings(folder, f'{stem}-{d.label}', originals, d.img, table, dict(about, method=d.method, seed=d.seed, control=d.control, selection=chosen(d), words=d.words, note=d.note, flags=d.flags))
+    for d in drawn: save_drawings(folder, f'{stem}-{d.label}', originals, d.img, table, dict(about, method=d.method, seed=d.seed, control=d.control, selection=chosen_by(d), words=d.words, note=d.note, flags=d.flags))
 
-def chosen(d:Drawn)->str:
+def chosen_by(d:Drawn)->str:
     "What choices were made on."
     return '' if d.method == 'mean' or d.flags else 'held-out training concepts'
 
@@ -155,7 +156,7 @@ def score_drawings(
     for d in drawn:
         if log: log(f'scoring {d.label}')
         e = found[d.label] = evaluate_pictures(originals, d.img, names=test.pictures, concepts=test.concepts, measures=measures or None, preset=preset, draws=draws, device=device, log=None)
-        some = e.rows(f'{d.words}, {what}', simulated, method=d.method, seeds=[] if d.seed is None else [d.seed], selection=chosen(d), control=d.control, flags=[*flags, *d.flags], **same)
+        some = e.rows(f'{d.words}, {what}', simulated, method=d.method, seeds=[] if d.seed is None else [d.seed], selection=chosen_by(d), control=d.control, flags=[*flags, *d.flags], **same)
         rows += [dict(r, note='; '.join(filter(None, [d.note, r.get('note', '')]))) for r in some if r['measure'] not in e.skipped]
     absent = [dict(r, what=f'every drawer, {what}', method='', selection='', control=False, flags=[]) for r in some if r['measure'] in e.skipped]
     return rows + absent, found
@@ -180,9 +181,8 @@ def show_ranked(
 ):                      # a figure, a caption
     "Best, middle and worst of the first drawer by one measure, those of the others below."
     d = drawn[0]; e = found[d.label]; rule = next(r for _, r, _ in e.values.columns if not r.startswith('best')); label = 'unblended'
-    v = e.values[label, rule, known(by, list(e.values[label, rule]), 'measure')].to_numpy(); better = e.facts[label, by]['better']
-    order = np.argsort(-v if better == 'higher' else v, kind='stable'); order = order[np.isfinite(v[order])]; mid = max(0, (len(order) - each)//2)
-    some = np.concatenate([order[:each], order[mid:mid+each], order[-each:]]); place = [*range(1, each+1), *range(mid+1, mid+each+1), *range(len(order)-each+1, len(order)+1)]
+    v = e.values[label, rule, known(by, list(e.values[label, rule]), 'measure')].to_numpy(); rows = chosen(v, list(e.values.index), each, e.facts[label, by]['better'])
+    some = np.concatenate(list(rows.values())); words = [kind for kind, at in rows.items() for _ in at]
     pics = {'seen': originals[some], **{x.words.replace(', ', ',\n').replace('nearest training', 'nearest\ntraining'): x.img[some, 0] for x in drawn if not x.control}}
-    return show_drawings(pics, [f'{p}: {v[i]:.2f}' for p, i in zip(place, some)], .95), \
-        f'Chosen by rank: the best {each}, the middle {each} and the worst {each} of {len(order)} pictures by {by} of the drawer {d.words!r}. Under each: its rank and {by}.'
+    return show_drawings(pics, [f'{w} {v[i]:.2f}' for w, i in zip(words, some)], .95), \
+        f'Chosen by rank: the best, the middle and the worst {len(rows["best"])} of {int(np.isfinite(v).sum())} pictures by {by} of the drawer {d.words!r}; ties by name. Under each: {by}.'

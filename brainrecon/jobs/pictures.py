@@ -19,6 +19,7 @@ from ..core.readers import read_npy, read_torch
 from ..core.show import show_images
 from ..data.picture_files import open_rgb, some
 from ..data.pictures import picture_endings
+from .compare import chosen
 from .predictions import save_drawings
 from ..metrics.pixels import as_pictures, first_step
 from ..metrics.reconstructions import Evaluation, Stack
@@ -142,10 +143,8 @@ def show_ranked(
     size:float=.95,              # of a picture, in inches
 ):
     "Originals above the first drawing of each: the best, the median and the worst by one measure."
-    v = e.table(); v = v[known(measure, list(v), 'measure')].to_numpy(); good = np.flatnonzero(np.isfinite(v))
-    if not len(good): raise ShapeError(f'{measure} is undefined for every picture;', 'a score was expected.', '', 'Sort by another measure.')
-    order = good[np.argsort(v[good] if e.facts['unblended', measure]['better'] == 'lower' else -v[good], kind='stable')]; each = min(each, max(1, len(order)//3)); middle = max(0, (len(order) - each)//2)
-    parts = dict(best=order[:each], median=order[middle:middle + each], worst=order[-each:]); rows = np.concatenate(list(parts.values())); antialias = dict(antialias=e.antialias)
+    v = e.table(); v = v[known(measure, list(v), 'measure')].to_numpy(); each = min(each, max(1, int(np.isfinite(v).sum())//3))
+    parts = chosen(v, list(e.values.index), each, e.facts['unblended', measure]['better']); rows = np.concatenate(list(parts.values())); antialias = dict(antialias=e.antialias)
     o, r = Stack(originals, 'originals', **antialias), Stack(reconstructions, 'reconstructions', **antialias)
     names = [f'{word} {v[i]:.2f}' if k == 0 else f'{v[i]:.2f}' for word, part in parts.items() for k, i in enumerate(part)]
     return show_images(torch.cat([o.read(rows), r.read(rows)]), ['']*len(rows) + names, n_cols=len(rows), size=size)

@@ -69,20 +69,25 @@ def retrieval_null(
     draws=1000,      # how many shuffles; or `r b`: whose answers each query gets. Without `correct` these are columns
     seed:int=0,
     correct=None,    # `b k` bool: which candidates are right; the diagonal if None, for as many candidates as queries
-)->np.ndarray:       # `r` top-1 scores, ties broken at random
-    "Top-1 under shuffled pairs: each query gets another query's right answers, and never a candidate that is right for nobody."
+    ks:list=None,    # which top-k; top-1 alone, as an array, if None
+):                   # `r` top-1 scores; or a dict k -> `r` scores. Ties broken at random
+    "Top-k under shuffled pairs: each query gets another query's right answers, and never a candidate that is right for nobody."
     sim = np.asarray(sim, 'float64'); b, k = check_shape(sim, 'b k', 'sim').shape
     if not np.isfinite(sim).all(): raise ValuesError(f'{int((~np.isfinite(sim)).sum())} of {sim.size} similarities are not finite;', 'every pair needs a number.', 'A decoder that diverged gives such rows.', 'Look at how they were made.')
     if correct is None and np.ndim(draws) == 0 and b != k: raise ShapeError(f'{b} queries and {k} candidates', 'have no diagonal; which candidates are right must be given.', 'A distractor is nobody\'s answer, and a copy is right, too.', 'Give `correct=query_ids[:, None] == gallery_ids`.')
-    best = sim >= sim.max(1, keepdims=True) - tie_tolerance(sim); hit = best/best.sum(1, keepdims=True)       # how probably each candidate comes first
+    if not set(ks or [1]) <= set(range(1, k + 1)): raise ValuesError(f'top-{list(ks)} of {k} candidates', f'is not defined; whole numbers from 1 to {k} were expected.', '', 'Leave the larger out.')
+    tol, line = tie_tolerance(sim), np.sort(sim, 1); at = lambda side, d: np.stack([np.searchsorted(s, x + d, side) for s, x in zip(line, sim)])
+    below = at('left', -tol); upto = at('right', tol); above, level = k - upto, upto - below; hits = {n: np.clip((n - above)/level, 0, 1) for n in ks or [1]}                # how probably each candidate is among the first n
     if correct is not None:
         correct = check_shape(np.asarray(correct, bool), 'b k', 'correct', b=b, k=k)
         if not correct.any(1).all(): raise UnknownError(f'query {int((~correct.any(1)).argmax())} has no right candidate;', 'each needs one.', 'Query and gallery ids may be written differently.', 'Compare the two lists of names.')
-        hit = hit @ correct.T                                                                                # `b b`: if this query had the answers of that one
+        if ks and (correct.sum(1) > 1).any(): raise UnknownError(f'query {int((correct.sum(1) > 1).argmax())} has several right candidates;', 'top-k under shuffles needs one each.', 'Copies may lie in the gallery.', 'Leave `ks` out, or the copies.')
+        hits = {n: h @ correct.T for n, h in hits.items()}                                                   # `b b`: if this query had the answers of that one
     gen = np.random.default_rng(seed)
     if np.ndim(draws) == 0 and draws < 1: raise ValuesError(f'{draws} draws', 'give no null; at least one is needed.', '', 'Give 1000.')
-    labels = np.stack([gen.permutation(b) for _ in range(draws)]) if np.ndim(draws) == 0 else drawn_table(draws, b, 0, hit.shape[1] - 1, 'draws')
-    return np.array([hit[np.arange(b), row].mean() for row in labels])
+    labels = np.stack([gen.permutation(b) for _ in range(draws)]) if np.ndim(draws) == 0 else drawn_table(draws, b, 0, hits[(ks or [1])[0]].shape[1] - 1, 'draws')
+    null = {n: np.array([h[np.arange(b), row].mean() for row in labels]) for n, h in hits.items()}
+    return null if ks else null[1]
 
 # %% ../../nbs/07_metrics/01_chance.ipynb #a2473ba5
 def binomial_p(
