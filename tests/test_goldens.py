@@ -4,20 +4,16 @@ The folder is named by BRAINRECON_GOLDENS (otherwise ../shared/goldens). A file 
 with a case is never skipped. A case is chosen by the file's name, otherwise by what is in the file, so files with other sizes, counts and seeds go through
 the same code. Every expected value must have been read by its check: a value that nobody compares is a failure.
 """
-import json, os, re
+import importlib, json, os, re
 from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from golden_cases import Reads, Tensors, case, cases, close, differ, number
 
 folder = Path(os.environ.get('BRAINRECON_GOLDENS') or Path(__file__).resolve().parents[1].parent/'shared'/'goldens')
 files = sorted(folder.glob('*.safetensors')) if folder.is_dir() else []
-cases = {}   # first part of a file's name -> function(tensors, metadata)
-
-def case(prefix):
-    "Register the function that checks files whose name begins like this."
-    def put(f): cases[prefix] = f; return f
-    return put
+for p in sorted(Path(__file__).parent.glob('golden_*.py')): importlib.import_module(p.stem)   # each registers its cases
 
 def case_for(stem):
     fits = [p for p in cases if stem == p or stem.startswith(p + '_') or stem.startswith(p + '-')]
@@ -30,16 +26,6 @@ def case_of(stem, meta):
     if (check := case_for(stem)) is not None: return check
     want = meta.get('expected'); fits = [p for p, groups in contents.items() if isinstance(want, dict) and groups <= set(want)]
     return cases[fits[0]] if fits else None
-
-class Reads(dict):
-    "Expected values that remember which of them were looked up."
-    def __init__(self, d): super().__init__({k: Reads(v) if isinstance(v, dict) else v for k, v in d.items()}); self.seen = set()
-    def __getitem__(self, k): v = super().__getitem__(k); self.seen.add(k); return v
-    def __iter__(self): return super().__iter__()
-    def closed(self, *_): raise AssertionError('look values up one by one, so that it is known which were compared')
-    get = items = values = pop = copy = __or__ = __ror__ = closed
-    def unread(self, at=''):
-        return [x for k in self for v in [dict.__getitem__(self, k)] for x in ([at + k] if k not in self.seen else v.unread(f'{at}{k}/') if isinstance(v, Reads) else [])]
 
 def read(path):
     with safe_open(path, 'np') as f:
@@ -56,8 +42,8 @@ def test_golden(path):
 def run_case(check, t, meta):
     "One case; then nothing that was expected may be left unread."
     want = Reads(meta['expected']) if isinstance(meta.get('expected'), dict) else Reads({})
-    check(t, {**meta, 'expected': want})
-    left = want.unread(); assert not left, f'expected values that nothing was compared with: {", ".join(left)}'
+    t = Tensors(t); check(t, {**meta, 'expected': want})
+    left = want.unread() + t.unread(); assert not left, f'expected values that nothing was compared with: {", ".join(left)}'
 
 def test_names_choose_cases():
     assert case_for('metrics') is case_for('metrics_seed7') is cases['metrics'] and case_for('metricsx') is None and case_for('avde') is None
@@ -72,20 +58,6 @@ def test_an_expected_value_that_nobody_reads_is_a_failure():
     run_case(ok, {}, meta); run_case(lambda t, m: None, {}, {})
     with pytest.raises(AssertionError, match='with: b/d/e, f'): run_case(lambda t, m: (m['expected']['a'], m['expected']['b']['c'], m['expected']['b']['d']), {}, meta)
     with pytest.raises(AssertionError, match='one by one'): run_case(lambda t, m: m['expected'].items(), {}, meta)
-
-def number(x):
-    "Expected numbers; null is a number that does not exist."
-    return np.array([np.nan if v is None else v for v in x], float) if isinstance(x, (list, tuple)) else np.nan if x is None else x
-
-def close(got, want, tol, what):
-    "The same numbers, undefined in the same places."
-    got, want = np.asarray(number(got), float), np.asarray(number(want), float)
-    assert got.shape == want.shape and np.array_equal(np.isnan(got), np.isnan(want)), f'{what}: undefined in other places, or other counts: got {got}, expected {want}'
-    assert np.allclose(got, want, rtol=0, atol=tol, equal_nan=True), f'{what}: got {got}, expected {want}, tolerance {tol}'
-
-def differ(got, wrong, by, what):
-    "What is marked WRONG is not met."
-    assert np.abs(np.asarray(got, float) - number(wrong)).max() > by, f'{what}: a right value must not equal it'
 
 def counts_in(want, pattern):
     "Numbers that stand in the names of expected values, such as the k of top5_expected."
@@ -268,23 +240,6 @@ def check_leakage(t, want):
     img, side = t['leak_trial_image'], t['leak_trial_split']
     parts = [batch(img[side == i], [f'c{i}-{j}' for j in img[side == i]], 10**6*i) for i in (0, 1)]
     assert shared(*parts, 'picture') == want['images_in_both_splits']
-
-# ---- avde_loss: the multivariate noise normalisation. Layout: session, condition, repetition, channel, time; float64.
-
-def as_trials(x, side):
-    "Golden epochs as trials, with session and condition in the table."
-    from brainrecon.data.trials import Trials
-    s, k, r, c, t = x.shape; at = [(i, j) for i in range(s) for j in range(k) for _ in range(r)]; names = [f'{side} {j}' for _, j in at]
-    return Trials(x.reshape(-1, c, t), [f'ch{i}' for i in range(c)], dict(picture=names, concept=names, session=[i + 1 for i, _ in at]), 'eeg', 250.)
-
-@case('avde_loss')
-def avde_loss(t, meta):
-    from brainrecon.data.preproc import fit_whitener
-    sides = {s: as_trials(t[f'input/mvnn_{s}'], s) for s in ('train', 'test')}
-    for by in ('epochs', 'time'):
-        whiten = fit_whitener(sides['train'], by)
-        for s, trials in sides.items():
-            want = t[f'output/mvnn_{by}_{s}']; close(whiten(trials).x.reshape(want.shape), want, 1e-6, f'{by} {s}')
 
 # ---- the checks themselves: other counts in the names, undefined pictures, and values that are WRONG
 

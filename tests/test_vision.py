@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from brainrecon.alignment.targets import features
-from brainrecon.core.checks import CheckpointError
+from brainrecon.core.checks import CheckpointError, ParameterError
 from brainrecon.data.pictures import load_pictures
 from brainrecon.encoders import vision as V
 
@@ -105,3 +105,18 @@ def test_things_that_are_no_pictures_are_refused_in_words():
     e = V.load_encoder('lite0', size=64, device='cpu'); img = load_pictures('valid').img[:2]
     for wrong in (Image.fromarray(img[0]), list(img), None, 'cat.png', 3, np.array(['a'])):
         with pytest.raises(ShapeError, match='np.stack'): e(wrong)
+
+
+def test_first_blocks_are_those_of_the_whole_and_carry_gradients():
+    e = V.load_encoder('lite0', size=64, device='cpu'); x = e.prepare(load_pictures('valid').img[:2]).requires_grad_()
+    some, every = e.first(x, 3), e.levels(x)[0]
+    assert len(some) == 3 and len(every) == 7 and all(torch.equal(a, b) for a, b in zip(some, every))
+    some[0].sum().backward(); assert x.grad.abs().sum() > 0
+
+
+def test_a_gallery_of_two_layers_stands_side_by_side(tmp_path):
+    from brainrecon.decoders.retrieval import make_gallery
+    p = load_pictures('valid')[:3]; g = make_gallery(p, layer='pooled+block2@4')
+    assert g.z.shape == (3, 1280 + 40*16) and np.array_equal(g.z[:, :1280], make_gallery(p).z)
+    assert np.array_equal(g.z[:, 1280:], features(p, layer='block2', grid=4).reshape(3, -1))
+    with pytest.raises(ParameterError, match='after @'): make_gallery(p, layer='block2@four')

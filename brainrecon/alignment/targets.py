@@ -22,8 +22,9 @@ class Standardise:
     def __init__(self,
         components:int=None, # main axes to keep; None scales each feature by itself
         power:float=1.,      # how far the spread of the axes is evened out, 0 to 1
+        widths=None,         # of the layers that stand side by side in `z`; each gets the same say in the axes. None: one layer
     ):
-        self.components, self.power, self.arrays, self.meta = components, float(power), None, {}
+        self.components, self.power, self.widths, self.arrays, self.meta = components, float(power), widths and [int(w) for w in widths], None, {}
     @property
     def fitted(self)->dict:
         if self.arrays is None: raise CheckpointError('this scale has not been fitted;', '`fit(z, pictures)` comes first.', 'It knows neither centre nor spread yet.', 'Fit it on the training pictures.')
@@ -41,8 +42,8 @@ def fit(self:Standardise,
     other = table[~table.split.isin(list(splits))]
     if len(other): raise LeakError(f'{len(other)} of {len(table)} pictures are not of {" or ".join(splits)}, first {other.picture.iloc[0]!r} ({other.split.iloc[0]});',
         'a scale is fitted on training alone.', 'What it knows of the test it hands on to every decoder.', "Use `pictures.where(split='train')` and their features.")
-    self.meta = dict(concepts=sorted(table.concept.unique()), n=len(table), splits=list(splits), components=self.components, power=self.power)
-    mean, d = z.mean(0), z.shape[1]
+    self.meta = dict(concepts=sorted(table.concept.unique()), n=len(table), splits=list(splits), components=self.components, power=self.power, widths=self.widths)
+    d = z.shape[1]; weight = self.layer_weights(z); z = z*weight; mean = z.mean(0)
     if self.components is None: self.arrays = dict(mean=mean, scale=z.std(0).clip(max(1e-6*z.std(), 1e-12)))
     else:
         if not 1 <= self.components <= min(len(z)-1, d): raise ShapeError(f'{self.components} components are asked for,', f'but {len(z)} pictures of {d} features have at most {min(len(z)-1, d)}.', 'More axes than pictures cannot be told apart.', 'Ask for fewer.')
@@ -50,20 +51,29 @@ def fit(self:Standardise,
         spread = s[:self.components]/np.sqrt(len(z)-1)
         axes = axes[:self.components]*np.sign(axes[np.arange(self.components), np.abs(axes[:self.components]).argmax(1)])[:, None]  # the sign is free: the largest weight counts up
         self.arrays = dict(mean=mean, axes=axes, scale=spread**self.power*spread[0]**(1-self.power))
+    if self.widths: self.arrays['weight'] = weight
     return self
+
+@patch
+def layer_weights(self:Standardise, z)->np.ndarray:  # `d`
+    "What brings each layer to a total spread of one."
+    if not self.widths: return np.ones(z.shape[1])
+    if sum(self.widths) != z.shape[1]: raise ShapeError(f'layers of {" + ".join(map(str, self.widths))} features were named', f'for {z.shape[1]}.', 'The layers stand side by side in `z`.', 'Give the width of each layer, in order.')
+    parts = np.split(z, np.cumsum(self.widths)[:-1], 1)
+    return np.repeat([1/np.sqrt(max(p.var(0).sum(), 1e-12)) for p in parts], self.widths)
 
 # %% ../../nbs/03_alignment/00_targets.ipynb #8de38936
 @patch
 def __call__(self:Standardise, z)->np.ndarray:  # `b d` or `b components`
     "Features on the common scale."
-    a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['mean'])) - a['mean']
+    a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['mean']))*a.get('weight', 1.) - a['mean']
     return ((z@a['axes'].T if 'axes' in a else z)/a['scale']).astype('float32')
 
 @patch
 def inverse(self:Standardise, z)->np.ndarray:  # `b d`
     "Back from the common scale; what was projected away stays away."
     a = self.fitted; z = check_shape(np.asarray(z, 'float64'), 'b d', 'z', d=len(a['scale']))*a['scale']
-    return ((z@a['axes'] if 'axes' in a else z) + a['mean']).astype('float32')
+    return (((z@a['axes'] if 'axes' in a else z) + a['mean'])/a.get('weight', 1.)).astype('float32')
 
 # %% ../../nbs/03_alignment/00_targets.ipynb #834e109c
 @patch
@@ -85,5 +95,5 @@ def load_scale(path)->Standardise:
     "What `Standardise.save` wrote."
     arrays, meta = load_arrays(path)
     if not {'mean', 'scale'} <= set(arrays) or 'concepts' not in meta: raise CheckpointError(f'{Path(path).name!r} holds no scale;', 'mean, scale and concepts were expected.', '', 'Write it with `scale.save(path)`.')
-    s = Standardise(meta['components'], meta['power']); s.arrays, s.meta = arrays, meta
+    s = Standardise(meta['components'], meta['power'], meta.get('widths')); s.arrays, s.meta = arrays, meta
     return s

@@ -246,21 +246,23 @@ def draw_exemplars(
     img,           # one plain picture on mid grey, `h w 3`, uint8
     concept:str,   # its name, which seeds the drawing
     n:int=10,      # how many, the plain one included
+    plain:int=0,   # so many of them, the last ones, stand on mid grey in their own colours, as test pictures do
 )->np.ndarray:     # `b h w 3`, uint8
     "The plain picture and `n-1` more of the same thing, always the same ones."
     colour, alpha = cut_out(img); size = img.shape[0]
     mean = (colour*alpha[..., None]).sum((0, 1))/alpha.sum().clip(1)
     s = [exemplar_settings(concept, e, mean) for e in range(1, n)]
     get = lambda k: np.array([i[k] for i in s])
-    turned = np.einsum('bij,hwj->bihw', hue_turn(get('hue')), colour).clip(0, 1)*alpha
+    scene = np.arange(1, n) < n - plain
+    turned = np.einsum('bij,hwj->bihw', hue_turn(get('hue')*scene), colour).clip(0, 1)*alpha
     layers = torch.tensor(np.concatenate([turned, np.broadcast_to(alpha, (n-1, 1, size, size))], 1), dtype=torch.float32)
     cos, sin, k, m = np.cos(get('tilt')), np.sin(get('tilt')), 1/get('size'), get('mirror')
     back = np.stack([np.stack([m*k*cos, m*k*sin], -1), np.stack([-k*sin, k*cos], -1)], 1)  # from the new picture to the old one
     move = -np.einsum('bij,bj->bi', back, np.stack([get('x'), get('y')], -1))
     grid = F.affine_grid(torch.tensor(np.concatenate([back, move[..., None]], -1), dtype=torch.float32), layers.shape, align_corners=False)
     out = rearrange(F.grid_sample(layers, grid, align_corners=False).numpy(), 'b c h w -> b h w c')
-    scene = np.stack([background(i, size) for i in s])
-    return np.concatenate([img[None], ((out[..., :3] + (1-out[..., 3:])*scene).clip(0, 1)*255).round().astype('uint8')])
+    ground = np.stack([background(i, size) if full else np.full((size, size, 3), 128/255) for i, full in zip(s, scene)])
+    return np.concatenate([img[None], ((out[..., :3] + (1-out[..., 3:])*ground).clip(0, 1)*255).round().astype('uint8')])
 
 # %% ../../nbs/01_data/01_pictures.ipynb #93c51d2f
 def check_size(

@@ -51,10 +51,13 @@ class Gallery:
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #200d5800
 def make_gallery(
     pictures:Pictures,
-    encoder:str='lite0', layer:str='pooled',   # see `features`
+    encoder:str='lite0', layer:str='pooled',   # see `features`; 'pooled+block2@4': both side by side, blocks as means over 4 x 4 fields
 )->Gallery:
     "The gallery of these pictures in the space of a frozen image encoder; computed once, then read from the cache."
-    return Gallery(features(pictures, encoder, layer), pictures.table.picture.tolist(), pictures.table.concept.tolist())
+    names, _, grid = layer.partition('@')
+    if grid and not (grid.isdigit() and int(grid)): raise ParameterError(f'layer={layer!r}:', 'a whole number was expected after @.', 'It says over how many fields a side blocks are averaged.', "Write 'pooled+block2@4', or a layer's name alone.")
+    names = names.split('+'); z = features(pictures, encoder, names, grid=int(grid or 1))
+    return Gallery(np.concatenate([z[n].reshape(len(pictures), -1) for n in names], 1), pictures.table.picture.tolist(), pictures.table.concept.tolist())
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #03e4112c
 class Scale:

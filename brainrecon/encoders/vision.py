@@ -56,6 +56,9 @@ class Encoder(nn.Module, ABC):
     def train(self, mode=True): return super().train(False)  # frozen, whatever a training loop says
     @abstractmethod
     def levels(self, x): "Maps of every block (`b d h w`), pooled features `b d`, and the rest of the network from there."
+    def first(self, x, n:int=3)->list:  # `b d h w` each
+        "Maps of the first blocks of normalised pictures; gradients pass, for losses."
+        return self.levels(x)[0][:n]
     def __repr__(self): return f'{type(self).__name__} {self.name!r}: sees {self.size}x{self.size}, gives {", ".join(self.layers)}'
     def description(self)->dict:
         "Everything that its numbers depend on, for caches."
@@ -169,11 +172,14 @@ def fold_norms(
 class LiteEncoder(Encoder):
     "EfficientNet-Lite: seven blocks, 1280 pooled features, and the 1000 classes of ImageNet."
     layers = [*(f'block{i}' for i in range(7)), 'pooled', 'logits']
+    def first(self, x, n=3):
+        "Maps of the first blocks; nothing after them is computed."
+        x, blocks = self.net.bn1(self.net.conv_stem(x)), []
+        for stage in self.net.blocks[:n]: x = stage(x); blocks.append(x)
+        return blocks
     def levels(self, x):
-        n, blocks = self.net, []
-        x = n.bn1(n.conv_stem(x))
-        for stage in n.blocks: x = stage(x); blocks.append(x)
-        return blocks, n.forward_head(n.bn2(n.conv_head(x)), pre_logits=True), n.classifier
+        n, blocks = self.net, self.first(x, None)
+        return blocks, n.forward_head(n.bn2(n.conv_head(blocks[-1])), pre_logits=True), n.classifier
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #b2826662
 def load_lite(

@@ -1,0 +1,314 @@
+"""AVDE on a toy of coloured fields: the contract of drawers, its promises, a reader that stands still, exact resumption, and what is refused.
+
+Four fields of four colours make 256 pictures; the response of eight electrodes mixes what stands where with noise. The networks are tiny, the code is that of the full size.
+"""
+import shutil
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from brainrecon.alignment.targets import Standardise
+from brainrecon.core.checkpoint import list_checkpoints, remove_checkpoint
+from brainrecon.core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, seeded
+from brainrecon.data.pictures import Pictures
+from brainrecon.data.trials import Trials
+from brainrecon.decoders.avde import AVDE, pack_avde, packaged_avde
+from brainrecon.decoders.avde_stages import Painter, Reader, embeddings, encoder_plan, picture_codes, small_labram, start_generator, to_side, weights_mark
+from brainrecon.decoders.drawing import MeanDrawer, drawers, load_drawer
+from brainrecon.decoders.retrieval import Gallery, shuffle_pairs
+from brainrecon.encoders.labram import LaBraM, layer_groups
+from brainrecon.generators.training import train_generator, train_tokenizer
+from brainrecon.generators.var import VAR, initialise, save_var
+from brainrecon.generators.vqvae import VQVAE, save_vqvae
+
+quiet = dict(log=None, device='cpu')
+sides = dict(train=slice(0, 180), valid=slice(180, 206), test=slice(206, 256))
+names = ['Fp1', 'Fp2', 'C3', 'C4', 'P3', 'P4', 'O1', 'O2']
+tiny = dict(options=small_labram(20, depth=2))
+easy = dict(align=dict(steps=60, lr=5e-3, batch_size=64), teach=dict(steps=40, lr=3e-3, batch_size=32), sampling=dict(guidance=2., top_p=.9), device='cpu')
+
+
+def toy(side, reps=1, size=16, noise=.6):
+    gen = np.random.default_rng(0); colours = np.array([[230, 60, 50], [60, 90, 220], [250, 210, 70], [30, 40, 40]], 'uint8')
+    grid = gen.permutation(np.array(list(np.ndindex(4, 4, 4, 4)))); mix = gen.normal(size=(16, 160)); f = grid[sides[side]]
+    ids = [f'c{"".join(map(str, q))}/00' for q in f]; what = np.eye(4)[f].reshape(len(f), 16) - .25; who = np.tile(np.arange(len(f)), reps)
+    t = pd.DataFrame(dict(picture=ids, concept=[i[:5] for i in ids], name=[i[1:5] for i in ids], split=side, exemplar=0, group=range(len(f))))
+    x = what[who] @ mix + noise*np.random.default_rng(len(side)).normal(size=(len(who), 160))
+    trials = Trials(x.reshape(-1, 8, 20).astype('float32'), names, t.loc[who, ['picture', 'concept']], 'eeg', 100., provenance=dict(simulated=True, recording=f'toy {side}', split=side))
+    return trials, Pictures(colours[f].reshape(-1, 2, 2, 3).repeat(size//2, 1).repeat(size//2, 2), t), Gallery(what.astype('float32'), ids, t.concept.tolist())
+
+
+class World:
+    "The toy with a tokenizer and a generator that has seen features of training pictures."
+    def __init__(self):
+        (self.train, self.pics, z), (self.valid, self.held, zv), (self.test, self.seen, self.zt) = toy('train', 4), toy('valid'), toy('test'); self.gallery = z + zv; self.parts = [self.pics, self.held]
+        with seeded(0):
+            self.vqvae = VQVAE(vocab=32, z=4, ch=16, ch_mult=(1,), blocks=1, patch_nums=(1, 2, 4), norm_groups=4, stem=4)
+            self.var = initialise(VAR(vocab=32, z=4, patch_nums=(1, 2, 4), depth=1, width=64, heads=2, d_embed=16), gates=1., head=1.)
+        train_tokenizer(self.vqvae, self.pics, self.held, plain=40, steps=40, lr=1e-2, **quiet); self.scale = Standardise().fit(z.z, self.pics)
+        train_generator(self.var, self.vqvae, self.scale(z.z), picture_codes(self.vqvae, [self.pics], z.pictures), None, (self.scale(zv.z), picture_codes(self.vqvae, [self.held], zv.pictures)),
+            steps=100, batch_size=32, lr=1e-2, noise=.2, **quiet)
+    def make(self, **how): return AVDE(self.vqvae, self.var, self.scale, **{**tiny, **easy, **how})
+    def fit(self, train=None, **how): return self.make(**how).fit(self.train if train is None else train, self.valid, self.parts, self.gallery)
+
+
+@pytest.fixture(scope='module')
+def w(): torch.set_num_threads(1); return World()
+
+@pytest.fixture(scope='module')
+def d(w): return w.fit()
+
+@pytest.fixture(scope='module')
+def lost(w): return w.fit(shuffle_pairs(w.train))
+
+
+def two_way(a, b):
+    a, b = (v.reshape(len(v), -1).astype(float) for v in (a, b)); c = np.corrcoef(a, b)[:len(a), len(a):]; own = np.diag(c)
+    return (((c < own).sum(0) + ((c == own).sum(0) - 1)/2)/(len(c) - 1)).mean()
+
+
+# The contract
+
+def test_shapes_seeds_and_batches(w, d):
+    out = d.draw(w.test, 2, seed=1); assert out.shape == (50, 2, 16, 16, 3) and out.dtype == np.uint8
+    order = np.random.default_rng(0).permutation(50); assert np.array_equal(d.draw(w.test[order], 2, seed=1), out[order])
+    assert np.array_equal(np.concatenate([d.draw(w.test[[i]], 2, seed=1) for i in range(8)]), out[:8])
+    assert not np.array_equal(out, d.draw(w.test, 2, seed=2)) and not np.array_equal(out[:, 0], out[:, 1])
+    assert d.embed(w.test).shape == d.truth(w.seen, w.zt).shape == (50, 16) and 'draws 16 x 16' in repr(d) and 'not fitted' in repr(w.make())
+    assert d.ceiling(w.seen, w.zt).shape == (50, 1, 16, 16, 3) and drawers['avde'] is AVDE
+
+
+def test_reconstruct_and_trace(w, d):
+    some = w.test[:6]; assert np.array_equal(d.reconstruct(some, 2, seed=3), d.draw(some, 2, seed=3))
+    frames = d.trace(some, seed=3); assert frames.shape == (6, 3, 16, 16, 3) and np.array_equal(frames[:, -1], d.draw(some, 1, seed=3)[:, 0]) and not np.array_equal(frames[:, 0], frames[:, 1])
+    greedy = d.reconstruct(some, top_k=1, guidance=0.); assert np.array_equal(greedy, d.reconstruct(some, seed=9, top_k=1, guidance=0.)) and not np.array_equal(greedy, d.draw(some))
+    full = AVDE(w.vqvae, w.var).config['sampling']; assert full == dict(guidance=4., top_k=900, top_p=.95)
+
+
+def test_promises(w, d, lost):
+    true, wrong = two_way(w.seen.img, d.draw(w.test)[:, 0]), two_way(w.seen.img, lost.draw(w.test)[:, 0])
+    assert true > .7 and abs(wrong - .5) < .13 and two_way(w.seen.img, d.ceiling(w.seen, w.zt)[:, 0]) >= true - .03
+    top = lambda d: np.mean([p == r[0] for p, r in zip(w.test.pictures, d.retrieve(w.test, w.zt, 1))])
+    assert top(d) > .4 and top(lost) < .15 and all(len(set(r)) == 5 for r in d.retrieve(w.test, w.zt)) and lost.about['shuffled'] and lost.about['simulated']
+
+
+def test_a_file_gives_the_same_pictures(w, d, tmp_path):
+    again = load_drawer(d.save(tmp_path/'d.safetensors'), w.parts, w.gallery); some = w.test[:5]
+    assert type(again) is AVDE and np.array_equal(again.draw(some, 3), d.draw(some, 3)) and np.array_equal(again.trace(some), d.trace(some)) and np.array_equal(again.embed(some), d.embed(some))
+    assert again.about == d.about and again.retrieve(some, w.zt) == d.retrieve(some, w.zt) and np.array_equal(again.ceiling(w.seen[:4], w.zt), d.ceiling(w.seen[:4], w.zt))
+    assert again.account == {k: str(v) for k, v in d.account.items()} and again.config == d.config
+    assert np.array_equal(load_drawer(again.save(tmp_path/'e.safetensors')).draw(some), d.draw(some))
+
+
+def test_in_the_drawing_job(w, tmp_path):
+    "The functions of the job: fit with a control, read back, refuse, draw with ceilings."
+    from brainrecon.jobs.draw import Album, draw_all, fit_drawers
+    album = Album(w.parts, w.seen); make = dict(avde=lambda: w.make(folder=tmp_path/'run', align=dict(steps=6, batch_size=64), teach=dict(steps=4, batch_size=32)), mean=MeanDrawer); lines = []
+    fitted = fit_drawers(w.train, w.valid, album, w.gallery, ['avde', 'mean'], [0], tmp_path, make=make, log=lines.append)
+    again = fit_drawers(w.train, w.valid, album, w.gallery, ['avde', 'mean'], [0], tmp_path, make=make, log=lines.append)
+    assert [f.label for f in fitted] == ['avde', 'avde-shuffled-seed0', 'mean'] and sum('already fitted' in l for l in lines) == 3
+    titles = dict(avde=('AVDE', ''), mean=('mean', '')); a, b = (draw_all(f, w.test[:7], album, w.zt, samples=2, titles=titles) for f in (fitted, again))
+    assert [x.label for x in a] == ['avde', 'avde-ceiling', 'avde-shuffled-seed0', 'mean'] and a[0].img.shape == (7, 2, 16, 16, 3) and all(np.array_equal(x.img, y.img) for x, y in zip(a, b))
+    with pytest.raises(LeakError): draw_all(fitted, w.valid, album, w.gallery, titles=titles)
+    assert len([p for p in (tmp_path/'run').iterdir() if 'shuffled' in p.name]) == 2
+
+
+# The reader
+
+def test_the_reader_stands_still_in_stage_two(w, monkeypatch):
+    "Every condition that the generator sees in any step is one of the embeddings that the frozen encoder gives, bit for bit, dropout in the encoder or not."
+    d = w.make(options=small_labram(20, depth=2) | dict(drop_path=.5)).align(w.train, w.valid, w.gallery, steps=8); before, mark = d.embed(w.train), weights_mark(d.reader.model)
+    assert np.array_equal(before, d.embed(w.train)); seen, forward = [], VAR.forward
+    monkeypatch.setattr(VAR, 'forward', lambda self, cond, x, drop=None: (seen.append((self.training, cond.detach().clone())), forward(self, cond, x, drop))[1])
+    d.learn_to_draw(w.train, w.valid, w.parts, steps=12, batch_size=64, noise=0.)
+    rows = {r.tobytes() for r in before}; trained = [c.numpy() for on, c in seen if on]
+    assert len(trained) == 12 and all(r.tobytes() in rows for c in trained for r in c)
+    assert weights_mark(d.reader.model) == mark and not d.reader.model.training and not any(m.training for m in d.reader.model.modules()) and not any(p.requires_grad for p in d.reader.model.parameters())
+    seen.clear(); d.learn_to_draw(w.train, w.valid, w.parts, steps=2, batch_size=64, noise=.5); assert not all(r.tobytes() in rows for on, c in seen if on for r in c.numpy())
+    assert all(r.tobytes() in {v.tobytes() for v in d.embed(w.valid)} for on, c in seen if not on for r in c.numpy())        # no noise where it is scored
+
+
+def test_tokens_and_embeddings_are_computed_once(w, d, tmp_path, monkeypatch):
+    ids = sorted(set(w.train.pictures)); first = picture_codes(w.vqvae, w.parts, ids, tmp_path); e = embeddings(d.reader, w.valid, tmp_path)
+    assert np.array_equal(first, picture_codes(w.vqvae, w.parts, ids)) and np.array_equal(e, d.embed(w.valid)) and first.shape == (180, 21)
+    monkeypatch.setattr(VQVAE, 'indices', None); monkeypatch.setattr(Reader, 'map', None)
+    assert np.array_equal(picture_codes(w.vqvae, w.parts, ids, tmp_path), first) and np.array_equal(embeddings(d.reader, w.valid, tmp_path), e)
+    monkeypatch.undo(); other = picture_codes(w.vqvae, w.parts, ids[::-1], tmp_path); assert np.array_equal(other, first[::-1]) and len(list(tmp_path.iterdir())) == 3
+
+
+def test_layers_learn_at_their_own_rates(w):
+    d = w.make(align=dict(steps=1, batch_size=64, layer_decay=.5, weight_decay=.1)).align(w.train, w.valid, w.gallery); model = d.reader.model.requires_grad_(True)
+    groups = layer_groups(model, .5, .1); rate = {n: (g['lr_scale'], g['weight_decay']) for g in groups for n in g['names']}
+    assert rate['brain.cls_token'] == (.125, 0.) and rate['brain.blocks.0.mlp.fc1.weight'] == (.25, .1) and rate['brain.blocks.1.mlp.fc1.weight'] == (.5, .1) and rate['brain.head.weight'] == (1., .1) and rate['logit_scale'] == (1., 0.)
+    assert set(rate) == {n for n, _ in model.named_parameters()}
+    slow = w.make(align=dict(steps=3, batch_size=64, layer_decay=1e-6, lr=1e-2)).align(w.train, w.valid, w.gallery).reader
+    with seeded(0): start = LaBraM(names, 20, 16, **small_labram(20, depth=2))
+    moved = lambda k: (slow.model.brain.state_dict()[k] - start.state_dict()[k]).abs().max(); assert moved('blocks.0.mlp.fc1.weight') < 1e-6 < moved('head.weight')
+
+
+@pytest.mark.parametrize('monitor', ['top1', 'identify', 'loss'])
+def test_weights_are_chosen_on_held_out_concepts(w, monitor):
+    r = Reader(scale=w.scale, **tiny).fit(w.train, w.valid, w.gallery, steps=12, every=3, batch_size=64, lr=5e-3, monitor=monitor); values = [h[f'valid_{monitor}'] for h in r.history]
+    best = (min if monitor == 'loss' else max)(values); assert r.history.best['value'] == best and r.history.best['step'] == 3*(values.index(best) + 1)
+    e, z = r.embed(w.valid), w.scale(w.gallery.of(w.valid)); sim = (e/np.linalg.norm(e, axis=1, keepdims=True)) @ (z/np.linalg.norm(z, axis=1, keepdims=True)).T; own = np.diag(sim)[:, None]
+    if monitor == 'top1': assert best == pytest.approx((sim.argmax(1) == np.arange(26)).mean())
+    if monitor == 'identify': assert best == pytest.approx((sim < own).sum()/(26*25), abs=1e-6)
+
+
+def test_losses_and_repeats(w, monkeypatch):
+    from brainrecon.decoders import avde_stages
+    calls, real = [], avde_stages.avde_loss
+    monkeypatch.setattr(avde_stages, 'avde_loss', lambda e, z, s, positives=None, **how: (calls.append((how, positives)), real(e, z, s, positives=positives, **how))[1])
+    fit = lambda **how: Reader(scale=w.scale, **tiny).fit(w.train, w.valid, w.gallery, steps=2, batch_size=256, **how)
+    fit(); how, same = calls[0]; assert how == dict(mode='paper', share=.8, halved=None, largest=None) and same.diagonal().all() and same.sum() > 256
+    calls.clear(); r = fit(mode='released', repeats=False); assert calls[0][0]['mode'] == 'released' and all(p is None for _, p in calls) and {'clip', 'mse'} <= set(r.history[-1])
+    raw = Reader(targets='raw', **tiny).fit(w.train, w.valid, w.gallery, steps=2); z = w.gallery.of(w.valid); assert np.array_equal(raw.z_scale(z), z)
+
+
+@pytest.mark.parametrize('kind', ['fmri', 'meg'])
+def test_other_recordings(w, kind, tmp_path):
+    "The same decoder reads fMRI and MEG through a projection of their main axes."
+    def other(t):
+        x, channels, rate = (t.x.reshape(len(t), -1), [f'v{i}' for i in range(160)], None) if kind == 'fmri' else (t.x, [f'MEG{i}' for i in range(8)], 100.)
+        return Trials(x, channels, t.table, kind, rate, provenance=t.provenance)
+    d = w.make(axes=32, options=dict(width=64, dropout=.1)).fit(other(w.train), other(w.valid), w.parts, w.gallery); t = other(w.test)
+    assert d.reader.config['encoder'] == 'mlp' and two_way(w.seen.img, d.draw(t)[:, 0]) > .65
+    assert np.array_equal(load_drawer(d.save(tmp_path/'d.safetensors')).draw(t[:4]), d.draw(t[:4]))
+    with pytest.raises(ShapeError, match=kind): d.draw(w.test)
+
+
+def test_channels_are_found_by_name(w, d):
+    back = w.test.pick(names[::-1]); assert np.allclose(d.embed(back), d.embed(w.test))
+    with pytest.raises(ReconError): d.draw(w.test.pick(names[:4]))
+
+
+def test_plans(w):
+    assert encoder_plan('auto', 'eeg', 80, {})[0] == 'labram' and encoder_plan('auto', 'meg', 80, {}) == ('mlp', {}) and encoder_plan('auto', 'fmri', None, {}) == ('mlp', {})
+    assert encoder_plan('labram', 'eeg', 200, dict(depth=12)) == ('labram', dict(depth=12)) and encoder_plan('auto', 'eeg', 200, dict(drop_path=.1))[1]['patch'] == 200
+    for n in (1, 7, 20, 80, 99, 200, 250, 400):
+        net = LaBraM(names, n, 5, **small_labram(n, 1)); assert net(torch.zeros(2, 8, n)).shape == (2, 5)
+
+
+def test_published_weights_with_their_account(w, tmp_path):
+    "A file in the layout of labram-base.pth: its sizes are taken from it, its keys accounted for, and the file is not needed again."
+    with seeded(7): base = LaBraM(names, 200, 3, width=40, patch=40, depth=2, heads=5)
+    state = {f'student.{k}': v for k, v in base.state_dict().items() if not k.startswith(('head', 'fc_norm'))} | {'student.mask_token': torch.zeros(1, 1, 40), 'student.lm_head.weight': torch.zeros(7, 40), 'projection_head.0.weight': torch.zeros(3, 3)}
+    torch.save(dict(model=state), tmp_path/'labram-base.pth')
+    far = lambda side, reps=1: Trials(np.tile(toy(side, reps)[0].x, (1, 1, 2)), names, toy(side, reps)[0].table, 'eeg', 200., provenance=toy(side, reps)[0].provenance)
+    d = AVDE(w.vqvae, w.var, w.scale, encoder='labram', options=dict(patch=40), weights=tmp_path/'labram-base.pth', standardise=False, device='cpu').align(far('train'), far('valid'), w.gallery, steps=1, lr=1e-12, batch_size=64)
+    assert len(d.account['encoder'].renamed) == len(state) - 3 and {'head.weight', 'head.bias', 'fc_norm.weight'} <= set(d.account['encoder'].new) and len(d.account['encoder'].refused) == 3
+    assert torch.allclose(d.reader.model.brain.blocks[0].mlp.fc1.weight, base.blocks[0].mlp.fc1.weight) and (d.reader.x_scale.std == 1).all()
+    d.learn_to_draw(far('train'), far('valid'), w.parts, steps=0); (tmp_path/'labram-base.pth').unlink(); t = far('test')[:3]
+    again = load_drawer(d.save(tmp_path/'d.safetensors')); assert np.array_equal(again.embed(t), d.embed(t)) and 'labram-base.pth' in again.account['encoder'] and 'not taught' in again.account['drawing']
+
+
+# Stage two
+
+def test_where_the_generator_starts(w, tmp_path):
+    classes = VAR(vocab=32, z=4, patch_nums=(1, 2, 4), depth=1, width=64, heads=2, num_classes=5); var, account = start_generator(classes, w.vqvae, 16)
+    assert account.new == ['embed_proj.weight', 'embed_proj.bias'] and list(account.refused) == ['class_emb.weight'] and torch.equal(var.head.weight, classes.head.weight) and var is not classes
+    save_var(classes, tmp_path/'var.safetensors'); again, account = start_generator(tmp_path/'var.safetensors', w.vqvae, 16); assert torch.equal(again.word_embed.weight, classes.word_embed.weight) and 'embed_proj.weight' in account.new
+    fresh, words = start_generator(dict(depth=1, width=32), w.vqvae, 9, seed=1); assert fresh.d_embed == 9 and words == 'fresh weights' and torch.equal(fresh.head.weight, start_generator(dict(depth=1, width=32), w.vqvae, 9, seed=1)[0].head.weight)
+    own, account = start_generator(w.var, w.vqvae, 16); assert not account.new and not account.refused and weights_mark(own) == weights_mark(w.var)
+    with pytest.raises(ShapeError, match='one tokenizer'): start_generator(dict(depth=1, width=32, patch_nums=(1, 4)), w.vqvae, 16)
+
+
+def test_a_start_that_teaching_would_spoil_is_kept(w):
+    d = w.make().align(w.train, w.valid, w.gallery, steps=10); d.learn_to_draw(w.train, w.valid, w.parts, steps=3, lr=10.)
+    assert 'the start is kept' in d.account['drawing'] and weights_mark(d.painter.var) == weights_mark(w.var) and len(d.history['draw'])
+    assert weights_mark(w.make().align(w.train, w.valid, w.gallery, steps=2).learn_to_draw(w.train, w.valid, w.parts, steps=30, lr=5e-3, batch_size=64).painter.var) != weights_mark(w.var)
+
+
+def test_length_of_embeddings(w, d):
+    assert Painter(w.vqvae, w.var, 'unit', 7.).condition(np.ones((1, 4)))[0, 0] == 3.5 and d.config['length'] == 'own' and 3 < d.reader.recording['reach'] < 5
+    p = Painter(w.vqvae, w.var, 'unit'); e = d.embed(w.test[:4]); assert np.allclose(np.linalg.norm(p.condition(e), axis=1), 4, atol=1e-5) and np.allclose(p.condition(e), p.condition(3*e), atol=1e-6)
+    assert torch.equal(p.paint(e, [1, 2, 3, 4]).img, p.paint(4*e, [1, 2, 3, 4]).img) and np.array_equal(Painter(w.vqvae, w.var).condition(e), e)
+
+
+def test_pictures_of_another_size(w, tmp_path):
+    "Pictures are brought to the tokenizer's size, drawings to theirs."
+    parts = [toy('train', size=40)[1], toy('valid', size=40)[1]]; big = toy('test', size=40)[1]
+    d = w.make(align=dict(steps=40, lr=5e-3, batch_size=64), teach=dict(steps=0)).fit(w.train, w.valid, parts, w.gallery); assert d.draw(w.test).shape == (50, 1, 40, 40, 3) and two_way(big.img, d.draw(w.test)[:, 0]) > .65
+    assert d.trace(w.test[:2]).shape == (2, 3, 40, 40, 3) and d.ceiling(big[:2], w.zt).shape == (2, 1, 40, 40, 3)
+    with pytest.raises(ShapeError, match='40 x 40'): d.ceiling(w.seen, w.zt)
+    img = big.img[:3]; assert np.array_equal(to_side(img, 40), img) and to_side(img, (16, 20)).shape == (3, 16, 20, 3) and np.abs(to_side(img, 16).astype(int) - w.seen.img[:3]).mean() < 12
+
+
+# Stopping and going on
+
+@pytest.mark.parametrize('stage', ['align', 'draw'])
+def test_going_on_from_a_checkpoint_gives_identical_weights(w, stage, tmp_path):
+    how = dict(align=dict(steps=12, every=4, batch_size=64, lr=5e-3), teach=dict(steps=12, batch_size=32, lr=3e-3, noise=.3))
+    whole = w.fit(folder=tmp_path/'a', **how); shutil.copytree(tmp_path/'a', tmp_path/'b'); points = list_checkpoints(tmp_path/'b'/stage); assert len(points) == 2; remove_checkpoint(points[-1])
+    if stage == 'align': shutil.rmtree(tmp_path/'b'/'draw')
+    lines = []; again = w.fit(folder=tmp_path/'b', **how, log=lines.append); begun = int(points[0].stem.split('-')[1])
+    assert 0 < begun < 12 and any(f'{stage} seed 0  goes on from step {begun}' in l for l in lines)
+    assert weights_mark(again.reader.model) == weights_mark(whole.reader.model) and weights_mark(again.painter.var) == weights_mark(whole.painter.var)
+    assert np.array_equal(again.draw(w.test[:5]), whole.draw(w.test[:5])) and again.account['drawing'] == whole.account['drawing']
+    with pytest.raises(CheckpointError, match='other settings'): w.fit(folder=tmp_path/'b', **{**how, 'align': {**how['align'], 'lr': 1e-3}})
+
+
+# The packaged parts
+
+def test_packaged_parts(w, tmp_path):
+    card = pack_avde(tmp_path/'p', w.vqvae, w.var, w.scale, made='by a test', concepts=['another']); vqvae, var, scale, read = packaged_avde(at=tmp_path/'p')
+    assert read == card and card['concepts'] == sorted({*w.pics.concepts, 'another'}) and np.array_equal(scale(w.zt.z), w.scale(w.zt.z)) and vqvae.size == 16 and not vqvae.training and not var.training
+    assert all(p.dtype == torch.float32 for p in (*vqvae.parameters(), *var.parameters())) and max((a - b).abs().max() for a, b in zip(var.parameters(), w.var.parameters())) < 1e-2
+    d = AVDE(vqvae, var, scale, card=read, **tiny, device='cpu').align(w.train, w.valid, w.gallery, steps=2).learn_to_draw(w.train, w.valid, w.parts, steps=0); assert two_way(w.seen.img, d.ceiling(w.seen, w.zt)[:, 0]) > .75
+    with pytest.raises(LeakError): d.refuse(['another'])
+    exact = pack_avde(tmp_path/'q', w.vqvae, w.var, w.scale, half=False); assert weights_mark(packaged_avde(tmp_path/'q')[1]) == weights_mark(w.var) and exact['files']['generator.safetensors']['bytes'] > card['files']['generator.safetensors']['bytes']
+
+
+def test_packaged_parts_that_are_absent_or_changed(w, tmp_path, monkeypatch):
+    from brainrecon.decoders import avde
+    with pytest.raises(MissingWeights, match='card.json, tokenizer.safetensors'): packaged_avde(at=tmp_path)
+    monkeypatch.setattr(avde, 'avde_folder', tmp_path/'none')
+    with pytest.raises(MissingWeights, match='come with the package'): AVDE()
+    pack_avde(tmp_path/'none', w.vqvae, w.var, w.scale); assert AVDE().scale.meta['concepts'] == w.scale.meta['concepts'] and AVDE(targets='raw').scale is None and AVDE().config['length'] == 'unit'
+    save_vqvae(w.vqvae, tmp_path/'none'/'tokenizer.safetensors', dict(other=1))
+    with pytest.raises(CheckpointError, match="tokenizer.safetensors' is not the file"): packaged_avde(tmp_path/'none')
+    for text, words in (('{}', 'does not describe'), ('[1]', 'does not describe'), ('{"files": {}, "concepts": []}', 'does not describe'), ('{', 'cannot be read')):
+        (tmp_path/'none'/'card.json').write_text(text)
+        with pytest.raises(ReconError, match=words): packaged_avde(tmp_path/'none')
+
+
+# What is refused
+
+def test_leaks(w, d):
+    as_test = Trials(w.valid.x, w.valid.names, w.valid.table, 'eeg', 100., provenance=dict(w.valid.provenance, side='test'))
+    for bad in (lambda: w.make().align(w.test, w.valid, w.gallery), lambda: w.make().align(w.train, as_test, w.gallery), lambda: w.make().fit(w.train, as_test, w.parts, w.gallery), lambda: w.make().fit(w.test, w.valid, w.parts, w.gallery),
+                lambda: w.make().align(w.train, w.train[:40], w.gallery), lambda: w.make().fit(w.train, w.train[:40], w.parts, w.gallery)):
+        with pytest.raises(LeakError): bad()
+    for c in (w.train.concepts[:1], w.valid.concepts[:1]):
+        with pytest.raises(LeakError, match='none may be tested'): d.refuse(c)
+    d.refuse(w.test.concepts)
+    half = w.make().align(w.train, w.valid, w.gallery, steps=2); other = w.train.table.picture.isin(sorted(set(w.train.pictures))[:40]).to_numpy()
+    with pytest.raises(LeakError, match='test trials'): half.learn_to_draw(w.train, as_test, w.parts)
+    with pytest.raises(LeakError, match='was aligned on'): half.learn_to_draw(w.train[~other], w.train[other], w.parts)
+    with pytest.raises(ParameterError, match='shuffled|true'): half.learn_to_draw(shuffle_pairs(w.train), w.valid, w.parts)
+    with pytest.raises(UnknownError, match='Stage two'): w.make().learn_to_draw(w.train, w.valid, w.parts)
+
+
+def test_bad_calls(w, d):
+    for how in (dict(sampling=dict(heat=1)), dict(length='long'), dict(targets='some'), dict(targets='raw')):
+        with pytest.raises(ReconError): w.make(**how).align(w.train, w.valid, w.gallery, steps=1).learn_to_draw(w.train, w.valid, w.parts, steps=0)
+    with pytest.raises(ParameterError, match='both or neither'): AVDE(w.vqvae)
+    with pytest.raises(ParameterError, match='both or neither'): AVDE(var=w.var)
+    with pytest.raises(ParameterError, match='gallery'): w.make().fit(w.train, w.valid, w.parts)
+    with pytest.raises(ParameterError, match='gallery'): d.ceiling(w.seen)
+    with pytest.raises(UnknownError, match='picture'): w.make().fit(w.train, w.valid, w.pics, w.gallery)
+    with pytest.raises(UnknownError, match='score that chooses'): w.make().align(w.train, w.valid, w.gallery, monitor='beauty')
+    with pytest.raises(UnknownError, match='encoder'): w.make(encoder='cortex').align(w.train, w.valid, w.gallery)
+    with pytest.raises(UnknownError, match='fMRI'): encoder_plan('labram', 'fmri', None, {})
+    with pytest.raises(ShapeError, match='the scale is for'): w.make().align(w.train, w.valid, Gallery(w.gallery.z[:, :5], w.gallery.pictures, w.gallery.concepts))
+    for call in (w.make().draw, w.make().reconstruct, w.make().trace):
+        with pytest.raises(UnknownError, match='not learned'): call(w.test)
+    with pytest.raises(UnknownError, match='not learned'): w.make().embed(w.test)
+    for call in (d.draw, d.reconstruct, d.trace):
+        with pytest.raises(ShapeError, match='no trials'): call(w.test[[]])
+        with pytest.raises(ShapeError, match='ndarray'): call(w.test.x)
+    for bad in (0, True, 1.5, 1001):
+        with pytest.raises(ParameterError): d.reconstruct(w.test[:1], bad)
+    with pytest.raises(ReconError, match='guidance'): d.reconstruct(w.test[:1], guidance=-1)
+    with pytest.raises(ReconError, match='option of drawing'): d.trace(w.test[:1], heat=1)
