@@ -6,7 +6,7 @@
 __all__ = ['reader_parts', 'reader_back', 'save_reader', 'load_reader', 'picture_latents', 'same_pairs', 'DiffusionDrawer',
            'learn_diffusion']
 
-# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #cb88584a
+# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #28585890
 from pathlib import Path
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError
 from ..core.checks import device as find_device
 from ..core.files import load_arrays, save_arrays, sha256
 from ..data.trials import Trials
+from .avde import stage_folder
 from .avde_stages import Reader, embeddings, kept, to_side, weights_mark
-from .drawing import Drawer, draw_seeds, pictures_at
+from .drawing import Drawer, draw_seeds
 from .retrieval import Gallery, Scale
 from ..generators.diffusion import LatentDiffusion, diffuse, diffusion_configs, diffusion_loss, train_diffusion
 from ..generators.vqvae import VQVAE, to_signed, to_uint8
 
-# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #8cc7d135
+# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #645f85e2
 def reader_parts(
     reader:Reader,
 )->tuple:           # (description, arrays)
@@ -55,7 +56,7 @@ def load_reader(path)->Reader:
     if meta.get('kind') != 'avde reader': raise CheckpointError(f'{Path(path).name!r} holds no reader;', 'a file written by `save_reader` was expected.', '', 'Check the path.')
     return reader_back(meta, arrays)
 
-# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #6a70a237
+# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #0f03e77e
 def picture_latents(
     vqvae:VQVAE,
     parts:list,       # of `Pictures`
@@ -63,9 +64,9 @@ def picture_latents(
     folder=None, log=None,
 )->np.ndarray:        # `n z h w`
     "The latents of these pictures, computed once."
-    place = next(vqvae.parameters()).device; vqvae.eval()
+    place = next(vqvae.parameters()).device; vqvae.eval(); at = {p: (part, row) for part in parts for row, p in enumerate(part.table.picture)}
     @torch.no_grad()
-    def make(i, j): return vqvae.latent(to_signed(to_side(pictures_at(parts, ids[i:j]), vqvae.size)).to(place)).float().cpu().numpy()
+    def make(i, j): return vqvae.latent(to_signed(to_side(np.stack([at[p][0].img[at[p][1]] for p in ids[i:j]]), vqvae.size)).to(place)).float().cpu().numpy()
     about = dict(what='latents', tokenizer=weights_mark(vqvae), ids=sha256('\n'.join(ids).encode()), pictures=','.join(p.hash()[:16] for p in parts))
     return kept(folder, 'latents', about, len(ids), make, log=log)
 
@@ -77,7 +78,7 @@ def same_pairs(
     if both: raise LeakError(f'the reader was aligned on {len(both)} of the validation concepts: {", ".join(both[:5])};', 'none may choose the moment to stop.', 'What was learned by heart looks easy to draw.', 'Give the split that the reader was aligned with.')
     if bool(getattr(reader, 'shuffled', False)) != bool(train.provenance.get('shuffled')): raise ParameterError('one of the two stages has shuffled pairs and the other true ones;', 'the same in both were expected.', 'A control that knows the true pairs in one stage is none.', 'Align and teach with the same trials.')
 
-# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #292d6557
+# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #8ecf4ac9
 class DiffusionDrawer(Drawer):
     "A reader, and latent diffusion in the place of the next-scale generator."
     kind, most, why_most = 'avde-diffusion', 1000, 'More would not fit into memory.'
@@ -120,13 +121,13 @@ class DiffusionDrawer(Drawer):
         out.net = LatentDiffusion(net.pop('d_embed'), out.vqvae, **net); fill(out.net, weights('net'), 'the network'); out.net.eval().requires_grad_(False)
         return out
 
-# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #05a6b4e4
+# %% ../../nbs/06_decoders/05b_avde_swap.ipynb #002701a1
 def learn_diffusion(
     self:DiffusionDrawer, train:Trials, valid:Trials, parts:list,
 ):
     "Stage two: latents and embeddings once, then training."
     r, c = self.reader, self.config; same_pairs(r, train, valid)
-    at = None if self.folder is None else Path(self.folder)/('diffusion' + f'-shuffled-{sha256(chr(10).join(train.pictures).encode())[:8]}'*bool(train.provenance.get('shuffled')))
+    at = stage_folder(self.folder, 'diffusion', train)
     (ids, rows), (held, places) = (np.unique(t.pictures.astype(str), return_inverse=True) for t in (train, valid))
     z, zv = (torch.tensor(picture_latents(self.vqvae, parts, list(map(str, i)), at, self.log)) for i in (ids, held))
     with seeded(c['seed']): self.net = LatentDiffusion(len(r.z_scale.fitted['scale']), self.vqvae, **c['sizes'])

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['generators', 'called', 'Source', 'run_before', 'part', 'method_name', 'Read', 'Chain', 'check_avde',
            'encoder_options', 'fit_settings', 'reader_settings', 'diffusion_settings', 'Parts', 'weights_file',
-           'open_tokenizer', 'open_parts', 'fit_readers', 'fit_chains', 'load_reads', 'reads_of', 'set_sampling',
-           'load_chains']
+           'open_tokenizer', 'open_parts', 'fit_readers', 'fit_chains', 'lend', 'load_reads', 'reads_of',
+           'set_sampling', 'load_chains']
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #d6752f4e
+# %% ../../nbs/08_jobs/05e_avde.ipynb #75958277
+import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-import numpy as np
 from ..core.checks import FolderError, MissingWeights, ParameterError, known
 from ..core.files import load_json
 from ..core.official import read_about
@@ -20,7 +20,7 @@ from ..data.datasets import data_pictures
 from ..data.pictures import load_pictures
 from ..data.registry import home_of
 from ..data.trials import Trials
-from ..decoders.avde import AVDE, packaged_avde
+from ..decoders.avde import AVDE, packaged_avde, stage_folder
 from ..decoders.avde_stages import Reader
 from ..decoders.avde_swap import DiffusionDrawer, load_reader, save_reader
 from ..decoders.drawing import Drawer, load_drawer, save_drawer
@@ -32,7 +32,7 @@ from .draw import Album, load_albums
 from .inputs import describe, load_galleries, load_recordings, parse_choices
 from ..metrics.protocols import protocol
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #90969ff4
+# %% ../../nbs/08_jobs/05e_avde.ipynb #29d63a35
 @dataclass
 class Source:
     "Recordings, their split and their pictures, as parameters of a job name them."
@@ -49,7 +49,7 @@ class Source:
     window: list = field(default_factory=lambda: [0., .8])
     sfreq: float = 100.
     average: bool = True       # repetitions of a training picture; False: every one is a row
-    target: str = 'lite0'; layer: str = 'pooled'   # whose features are pointed at
+    target: str = 'lite0'; layer: str = 'pooled+block2@4'   # whose features are pointed at
     data_seed: int = 0
     copies: str = 'raise'
     @classmethod
@@ -74,7 +74,7 @@ class Source:
         return tuple(data_pictures(self.data, t, self.root or None, self.pictures or None, size, log=log) for t in (splits.train, splits.valid))
     def about(self, kind:str)->dict: return dict(data=f'embedded {kind}' if self.data == 'embedded' else self.data, setting='across' if self.train_on == 'others' else 'within')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #b1a82c24
+# %% ../../nbs/08_jobs/05e_avde.ipynb #90cf2b7d
 def run_before(
     folder:str,  # of a finished run
     job:str,     # that it must be of
@@ -96,7 +96,7 @@ def part(
     "Parameters that begin alike, without their beginning: `align_lr` as `lr`; functions of such names are none."
     return {k[len(prefix):]: v for k, v in values.items() if k.startswith(prefix) and isinstance(v, (str, int, float, list))}
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #e69fe406
+# %% ../../nbs/08_jobs/05e_avde.ipynb #186fcdd5
 generators = ('var', 'diffusion')
 called = dict(labram='LaBraM', atm='ATM', eegnet='EEGNet', nice='NICE', tsconv='TSConv', mlp='MLP', conv='Conv')
 
@@ -138,7 +138,7 @@ def check_avde(
     for name, v, least in (('samples', samples, 1), *((k, v, 0) for k, v in counts.items())):
         if v < least: raise ParameterError(f'{name}={v!r}:', f'{least} or more was expected.', '', f'Give {name} from {least} on.')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #58087914
+# %% ../../nbs/08_jobs/05e_avde.ipynb #bb197f27
 def encoder_options(
     texts:list,    # such as 'labram.depth=4', or 'depth=4' for all
     encoder:str,
@@ -159,7 +159,7 @@ def fit_settings(
     none = {k for k in ('clip', 'ema', 'every', 'largest') if values.get(k, 1) == 0}; keep = {k: v for k, v in values.items() if k not in none}
     return keep | {k: None for k in none} | ({'start': None} if values.get('start', 0) < 0 else {})
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #b9736827
+# %% ../../nbs/08_jobs/05e_avde.ipynb #64ecc180
 def reader_settings(
     values:dict,      # parameters that begin with `align_`, without it
     parts=None,       # `Parts`, if the generator is known already
@@ -178,7 +178,7 @@ def diffusion_settings(
     v = dict(values); sampling = dict(steps=v.pop('draw_steps', 30), guidance=v.pop('guidance', 1.)); sizes = v.pop('size', 'small')
     return dict(sizes=sizes, sampling=sampling, teach=fit_settings(v))
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #14c616bf
+# %% ../../nbs/08_jobs/05e_avde.ipynb #09bfb417
 @dataclass
 class Parts:
     "What drawers are made of."
@@ -188,7 +188,7 @@ class Parts:
     card: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #ab43a186
+# %% ../../nbs/08_jobs/05e_avde.ipynb #43c49b68
 def weights_file(
     name:str,      # a path, or 'asset:file' for one that `brainrecon data fetch` has put away, such as 'var:var_d16.pth'
 )->Path:
@@ -208,7 +208,7 @@ def open_tokenizer(
     model, account = load_vqvae(path); seen = read_about(path).get('about', {}).get('concepts')
     return model, seen or [], '' if seen else f'The tokenizer {path.name!r} does not say what it was trained on: it may have seen pictures of test concepts, though no brain data.'
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #f8049776
+# %% ../../nbs/08_jobs/05e_avde.ipynb #5db64e03
 def open_parts(
     tokenizer:str='',   # see `open_tokenizer`; empty: the packaged one
     generator:str='',   # a file; empty: the packaged one, or a fresh one of `depth`
@@ -227,7 +227,7 @@ def open_parts(
     notes = [note]*bool(note) + [f'The generator started from {getattr(generator, "name", "")!r}, which may have seen pictures of test concepts, though no brain data.']*bool(generator)
     return Parts(vqvae, fresh, None, dict(concepts=seen), notes)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #0184a8f3
+# %% ../../nbs/08_jobs/05e_avde.ipynb #e8c70200
 def fit_readers(
     train:Trials, valid:Trials, gallery,   # training concepts, those held out from them, features of both
     encoders:list, seeds:list, folder,     # where readers and checkpoints are kept
@@ -252,7 +252,7 @@ def fit_readers(
             out.append(r)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #cb5423c7
+# %% ../../nbs/08_jobs/05e_avde.ipynb #0e36d6f4
 def fit_chains(
     reads:list,         # of `Read`, of one recording
     train:Trials, valid:Trials, album:Album,
@@ -271,7 +271,7 @@ def fit_chains(
             c = Chain(r.name, name, r.seed, r.control); path = Path(folder)/f'{c.label}.safetensors'
             if path.is_file(): c.drawer = load_drawer(path); c.drawer.device = device; say(f'{c.label}: already taught')
             else:
-                at = Path(folder)/c.label; how = dict(seed=r.seed, card=parts.card, device=device, log=log)
+                at = Path(folder)/c.label; how = dict(seed=r.seed, card=parts.card, device=device, log=log); lend(folder, at, name, learn)
                 if name == 'var':
                     c.drawer = AVDE(parts.vqvae, parts.start, encoder=r.name, length=length, **how); c.drawer.reader = r.decoder
                     c.drawer.account['encoder'] = r.decoder.account; c.drawer.learn_to_draw(learn, valid, album.learn, at, **teach)
@@ -280,7 +280,17 @@ def fit_chains(
             out.append(c)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #a1b2c3d4
+# %% ../../nbs/08_jobs/05e_avde.ipynb #b1c99e68
+def lend(
+    folder,      # with the folders of all drawers of a recording, or of several people beside each other
+    to:Path,     # of the drawer that is taught next
+    name:str, train:Trials,
+):
+    "Hand on the words and latents of pictures that an earlier drawer of this run has computed; what they belong to is in their names, so none is mistaken for another."
+    inner = stage_folder(to, 'draw' if name == 'var' else 'diffusion', train)
+    for old in sorted(Path(folder).parent.glob('*/*/*/tokens-*' if name == 'var' else '*/*/*/latents-*')):
+        if old.is_dir() and not (inner/old.name).exists(): shutil.copytree(old, inner/old.name)
+
 def load_reads(
     folder,      # with the readers of one recording
 )->list:         # of `Read`

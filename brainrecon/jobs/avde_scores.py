@@ -7,7 +7,7 @@ __all__ = ['ablation', 'tokenizer_copy', 'draw_chains', 'score_readers', 'people
            'score_painters', 'score_tokenizer', 'paper_rows', 'paper_notes', 'show_scales', 'score_figures',
            'swap_table']
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #d2742030
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #2867707b
 import numpy as np
 import pandas as pd
 import torch
@@ -28,7 +28,7 @@ from .predictions import save_predictions
 from ..metrics.papers import beside, reported
 from ..metrics.reconstructions import evaluate_pictures
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #e1f97b57
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #be80c82c
 def tokenizer_copy(
     vqvae, img,          # tokenizer; pictures `n h w 3`, uint8
     batch:int=32,
@@ -58,7 +58,7 @@ def draw_chains(
     copy = tokenizer_copy(chains[0].drawer.vqvae, true.img)[:, None]
     return [*out, Drawn('tokenizer', 'tokenizer', "the tokenizer's copy", copy, None, True, 'the true picture in words and back; neither brain nor painter', ['CEILING'])]
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #022092ce
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #f2a48276
 def score_readers(
     reads:list,           # of `Read`
     test:Trials, candidates:Gallery,
@@ -70,13 +70,14 @@ def score_readers(
     flags:list=(), **about, # data, setting, protocol of every row
 )->tuple:                 # (rows, results)
     "Top-1 and top-5 of every reader and control; answers kept."
+    for r in reads: vars(r.decoder).pop('weights', None)      # the path of a published file, which would be taken for the weights of a ridge
     results = score_all(reads, test, candidates, shuffles=shuffles, kind=likeness); rows = summarise(results, what, simulated, shuffles, flags=list(flags), **about)
     for row in rows: name = row['method']; row |= dict(method=method_name(name), what=row['what'].replace(name, method_name(name), 1))
     for r in results: save_predictions(folder, f'{stem}-{r["label"]}', test.table.drop(columns='members', errors='ignore'), r['query'], r['gallery'], candidates.pictures, candidates.concepts,
         dict(about, simulated=simulated, method=method_name(r['name']), seed=r['seed'], control=r['control'], selection=r['selection'], cost=r['cost'], similarity=likeness, **(keep or {})), thumbnails)
     return rows, results
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #15b86b91
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #dcb4e7d2
 def people_rows(
     everyone:dict,   # person -> results of `score_readers`
     what:str, simulated:bool, **about,
@@ -86,7 +87,7 @@ def people_rows(
     for row in rows: name = row['method']; row |= dict(method=method_name(name), what=row['what'].replace(name, method_name(name), 1))
     return rows
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #9b168883
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #d338ec0e
 def weights_of(
     c:Chain,
 )->dict:        # name -> millions
@@ -105,7 +106,7 @@ def cost_rows(
         out.append(dict(what=f'{c.method}, {what}', measure='parameters', value=sum(w.values()), simulated=simulated, better='lower', method=c.method, note=', '.join(f'{k} {v:.2f}' for k, v in w.items()) + ' million', **about))
     return out
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #b1e11cc0
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #33b628e9
 def painter_loss(
     c:Chain,
     valid:Trials, album:Album,
@@ -130,7 +131,7 @@ def score_painters(
         out += [dict(same, what=name, value=s['loss'], control=c.control, note=str(c.drawer.account.get('drawing', ''))), dict(same, what=f'{name}, without the embedding', value=s['unconditional'], control=True)]
     return out
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #f67e2cfc
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #9ef834f8
 def score_tokenizer(
     vqvae, train, held,       # `Pictures` of training and of held-out concepts
     told:dict,                # psnr, used, perplexity on the held-out ones
@@ -148,7 +149,7 @@ def score_tokenizer(
         rows += e.rows(what, method='mean' if control else 'tokenizer', control=control, **same)
     return rows, copy
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #50a48cdb
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #8680b57f
 ablation = {'LaBraM+VAR (Full)': ('labram', 'var'), 'ATM+VAR (Encoder swap)': ('atm', 'var'), 'EEGNet+VAR (Encoder swap)': ('eegnet', 'var'), 'LaBraM+LDM-4 (Diffusion swap)': ('labram', 'diffusion'),
     'LaBraM+DiT-XL/2 (Diffusion swap)': ('labram', 'diffusion'), 'LaBraM+Li et al. (unCLIP swap)': ('labram', 'diffusion')}
 
@@ -177,7 +178,7 @@ def paper_notes(
             out.append(f'Reported by {source} ({word}): {"; ".join(text(r) for r in these)}.' + (f' {whys[0][0].upper()}{whys[0][1:]}.' if whys else ''))
     return out
 
-# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #2dc3639f
+# %% ../../nbs/08_jobs/05f_avde_scores.ipynb #06ed55a5
 def show_scales(
     chains:list,         # of `Chain`, of one recording
     test:Trials,         # opened

@@ -294,7 +294,8 @@ def recipes(
     return {name: str(r.get('about', '')) for name, r in found.items() if isinstance(r, dict) and r.get('job') == job.name}
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
-folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories')    # parameters that name a file or folder of the caller
+folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories',
+    'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference')    # parameters that name a file or folder of the caller
 
 def resolve(
     job:Job,      # the job that is to run
