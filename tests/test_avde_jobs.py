@@ -30,7 +30,7 @@ quick = dict(device='cpu', show=False)
 def runs(tmp_path_factory): return tmp_path_factory.mktemp('runs')
 
 @pytest.fixture(scope='module')
-def aligned(runs): return run_job('avde/01_align', out=runs/'aligned', kinds=['fmri'], align_targets='scaled', align_steps=16, align_every=16, align_lr=.003, draws=200, **quick)
+def aligned(runs): return run_job('avde/01_align', out=runs/'aligned', kinds=['fmri'], layer='pooled', align_targets='scaled', align_steps=16, align_every=16, align_lr=.003, draws=200, **quick)
 
 @pytest.fixture(scope='module')
 def words(runs): return run_job('avde/02_tokenizer', out=runs/'words', vocab=32, z=8, ch=8, ch_mult=[1, 1], norm_groups=4, patch_nums=[1, 2, 4], stem=4, plain=20, steps=20, lr=.003, batch_size=16, perceptual=0., every=10, measures=['pixcorr'], draws=200, **quick)
@@ -87,7 +87,7 @@ def test_report_reads_what_was_kept(scored, runs):
 
 def test_swap(runs, words):
     "Two readers, two painters, one opening of the test; the table; a second start reads everything back."
-    run = run_job('avde/05_swap', out=runs/'swap', tokenizer=str(words.folder), depth=1, width=16, encoders=['labram', 'eegnet'], align_targets='scaled', align_options=['labram.patch=80', 'labram.width=80', 'labram.depth=1', 'labram.heads=4', 'eegnet.kernel=(26, 6)'],
+    run = run_job('avde/05_swap', out=runs/'swap', tokenizer=str(words.folder), depth=1, width=16, encoders=['labram', 'eegnet'], layer='pooled', align_targets='scaled', align_options=['labram.patch=80', 'labram.width=80', 'labram.depth=1', 'labram.heads=4', 'eegnet.kernel=(26, 6)'],
         align_steps=2, align_every=2, draw_steps=2, diffusion_steps=1, diffusion_draw_steps=1, samples=1, size=32, measures=['pixcorr'], controls=False, draws=200, **quick)
     s = run.scores(); methods = ['AVDE', 'AVDE with EEGNet', 'AVDE with diffusion', 'AVDE with EEGNet and diffusion']
     assert {r['method'] for r in s['rows'] if r['measure'] == 'pixcorr'} == {*methods, 'tokenizer'} and {r['method'] for r in s['rows'] if r['measure'] == 'top1'} == set(methods[:2]) and s['test_readings'] == 1
@@ -134,7 +134,7 @@ def until(word, times=1):
 @pytest.fixture(scope='module')
 def small():
     "Simulated fMRI with few pictures, a tiny tokenizer, and what drawers are made of."
-    source = Source(kinds=['fmri']); recordings = source.load(lambda t: None); key, splits = next(iter(recordings.items())); train, valid = source.sides(splits); train = train[np.arange(0, len(train), 8)]
+    source = Source(kinds=['fmri'], layer='pooled'); recordings = source.load(lambda t: None); key, splits = next(iter(recordings.items())); train, valid = source.sides(splits); train = train[np.arange(0, len(train), 8)]
     album = source.albums(recordings, 32, lambda t: None)[key]; gallery = source.galleries(recordings, lambda t: None)[key]
     torch.manual_seed(0); vqvae = VQVAE(vocab=16, z=4, ch=8, ch_mult=(1, 1), blocks=1, patch_nums=(1, 2, 4), norm_groups=4, stem=4).eval()
     return dict(source=source, splits=splits, train=train, valid=valid, album=album, gallery=gallery, parts=Parts(vqvae, dict(depth=1, width=16)))
@@ -254,7 +254,7 @@ def test_the_full_model_has_the_published_size():
 
 def test_names_and_options():
     assert method_name('labram') == 'AVDE' and method_name('atm', 'diffusion') == 'AVDE with ATM and diffusion' and Chain('atm', 'var', 3, True).label == 'atm-var-seed3-control'
-    assert encoder_options(['labram.unit=uV', 'depth=2'], 'labram') == dict(unit='uV', depth=2) and encoder_options(['labram.unit=uV'], 'nice') == {}
+    assert encoder_options(['labram.unit=uV', 'depth=2'], 'labram') == dict(unit='uV', depth=2) and encoder_options(['labram.unit=uV'], 'nice') == {} and encoder_options(['nice.pool: (20, 2)', 'emb : 8'], 'nice') == dict(pool=(20, 2), emb=8)
     with pytest.raises(ValueError, match='encoder'): encoder_options(['labrum.depth=2'], 'labram')
     assert fit_settings(dict(steps=0, clip=0., every=0, largest=0., start=-1., lr=1.)) == dict(clip=None, every=None, largest=None, start=None, lr=1.) and fit_settings(dict(steps=5))['steps'] == 5
     d = diffusion_settings(dict(size='large', draw_steps=5, guidance=2., steps=0, ema=0., lr=1.)); assert d == dict(sizes='large', sampling=dict(steps=5, guidance=2.), teach=dict(ema=None, lr=1.))
