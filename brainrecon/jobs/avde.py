@@ -8,7 +8,7 @@ __all__ = ['generators', 'called', 'Source', 'run_before', 'part', 'method_name'
            'open_tokenizer', 'open_parts', 'fit_readers', 'fit_chains', 'lend', 'load_reads', 'reads_of',
            'set_sampling', 'load_chains']
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #75958277
+# %% ../../nbs/08_jobs/05e_avde.ipynb #2030adb7
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -32,7 +32,7 @@ from .draw import Album, load_albums
 from .inputs import describe, load_galleries, load_recordings, parse_choices
 from ..metrics.protocols import protocol
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #29d63a35
+# %% ../../nbs/08_jobs/05e_avde.ipynb #4063fef7
 @dataclass
 class Source:
     "Recordings, their split and their pictures, as parameters of a job name them."
@@ -74,7 +74,7 @@ class Source:
         return tuple(data_pictures(self.data, t, self.root or None, self.pictures or None, size, log=log) for t in (splits.train, splits.valid))
     def about(self, kind:str)->dict: return dict(data=f'embedded {kind}' if self.data == 'embedded' else self.data, setting='across' if self.train_on == 'others' else 'within')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #90cf2b7d
+# %% ../../nbs/08_jobs/05e_avde.ipynb #4991780f
 def run_before(
     folder:str,  # of a finished run
     job:str,     # that it must be of
@@ -96,7 +96,7 @@ def part(
     "Parameters that begin alike, without their beginning: `align_lr` as `lr`; functions of such names are none."
     return {k[len(prefix):]: v for k, v in values.items() if k.startswith(prefix) and isinstance(v, (str, int, float, list))}
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #186fcdd5
+# %% ../../nbs/08_jobs/05e_avde.ipynb #25e99060
 generators = ('var', 'diffusion')
 called = dict(labram='LaBraM', atm='ATM', eegnet='EEGNet', nice='NICE', tsconv='TSConv', mlp='MLP', conv='Conv')
 
@@ -138,17 +138,17 @@ def check_avde(
     for name, v, least in (('samples', samples, 1), *((k, v, 0) for k, v in counts.items())):
         if v < least: raise ParameterError(f'{name}={v!r}:', f'{least} or more was expected.', '', f'Give {name} from {least} on.')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #bb197f27
+# %% ../../nbs/08_jobs/05e_avde.ipynb #603f1e50
 def encoder_options(
-    texts:list,    # such as 'labram.depth=4', or 'depth=4' for all
+    texts:list,    # such as 'labram.depth=4' or 'labram.depth: 4'; 'depth=4' for all
     encoder:str,
 )->dict:
     "What these texts say of this encoder."
     out = {}
     for t in texts:
-        who, dot, rest = str(t).partition('='); name, is_own, key = who.partition('.')
-        if is_own: known(name.strip(), ['auto', *eeg_encoders], 'encoder in the options')
-        if not is_own or name.strip() == encoder: out |= parse_choices([f'{key}={rest}' if is_own else t])
+        who, _, value = str(t).partition('=' if '=' in str(t) else ':'); name, is_own, key = who.strip().partition('.')
+        if is_own: known(name, ['auto', *eeg_encoders], 'encoder in the options')
+        if not is_own or name == encoder: out |= parse_choices([f'{key if is_own else name}={value}'])
     return out
 
 def fit_settings(
@@ -159,7 +159,7 @@ def fit_settings(
     none = {k for k in ('clip', 'ema', 'every', 'largest') if values.get(k, 1) == 0}; keep = {k: v for k, v in values.items() if k not in none}
     return keep | {k: None for k in none} | ({'start': None} if values.get('start', 0) < 0 else {})
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #64ecc180
+# %% ../../nbs/08_jobs/05e_avde.ipynb #33d04fd1
 def reader_settings(
     values:dict,      # parameters that begin with `align_`, without it
     parts=None,       # `Parts`, if the generator is known already
@@ -178,7 +178,7 @@ def diffusion_settings(
     v = dict(values); sampling = dict(steps=v.pop('draw_steps', 30), guidance=v.pop('guidance', 1.)); sizes = v.pop('size', 'small')
     return dict(sizes=sizes, sampling=sampling, teach=fit_settings(v))
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #09bfb417
+# %% ../../nbs/08_jobs/05e_avde.ipynb #286d2982
 @dataclass
 class Parts:
     "What drawers are made of."
@@ -188,7 +188,7 @@ class Parts:
     card: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #43c49b68
+# %% ../../nbs/08_jobs/05e_avde.ipynb #a81cff30
 def weights_file(
     name:str,      # a path, or 'asset:file' for one that `brainrecon data fetch` has put away, such as 'var:var_d16.pth'
 )->Path:
@@ -208,7 +208,7 @@ def open_tokenizer(
     model, account = load_vqvae(path); seen = read_about(path).get('about', {}).get('concepts')
     return model, seen or [], '' if seen else f'The tokenizer {path.name!r} does not say what it was trained on: it may have seen pictures of test concepts, though no brain data.'
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #5db64e03
+# %% ../../nbs/08_jobs/05e_avde.ipynb #9a4cf82b
 def open_parts(
     tokenizer:str='',   # see `open_tokenizer`; empty: the packaged one
     generator:str='',   # a file; empty: the packaged one, or a fresh one of `depth`
@@ -227,7 +227,7 @@ def open_parts(
     notes = [note]*bool(note) + [f'The generator started from {getattr(generator, "name", "")!r}, which may have seen pictures of test concepts, though no brain data.']*bool(generator)
     return Parts(vqvae, fresh, None, dict(concepts=seen), notes)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #e8c70200
+# %% ../../nbs/08_jobs/05e_avde.ipynb #69eb46b3
 def fit_readers(
     train:Trials, valid:Trials, gallery,   # training concepts, those held out from them, features of both
     encoders:list, seeds:list, folder,     # where readers and checkpoints are kept
@@ -252,7 +252,7 @@ def fit_readers(
             out.append(r)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #0e36d6f4
+# %% ../../nbs/08_jobs/05e_avde.ipynb #7bbb03d0
 def fit_chains(
     reads:list,         # of `Read`, of one recording
     train:Trials, valid:Trials, album:Album,
@@ -280,7 +280,7 @@ def fit_chains(
             out.append(c)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #b1c99e68
+# %% ../../nbs/08_jobs/05e_avde.ipynb #d3087444
 def lend(
     folder,      # with the folders of all drawers of a recording, or of several people beside each other
     to:Path,     # of the drawer that is taught next
@@ -301,7 +301,6 @@ def load_reads(
     if not out: raise FolderError(f'{Path(folder).name!r} holds no readers;', 'files such as labram-seed0.safetensors were expected.', 'The run may be of other people.', 'Give the run of avde/01_align that aligned them.')
     return sorted(out, key=lambda r: (r.control, r.seed))
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #b7c6d5e4
 def reads_of(
     chains:list,  # of `Chain`
 )->list:          # of `Read`, each once
