@@ -301,6 +301,7 @@ def load_reads(
     if not out: raise FolderError(f'{Path(folder).name!r} holds no readers;', 'files such as labram-seed0.safetensors were expected.', 'The run may be of other people.', 'Give the run of avde/01_align that aligned them.')
     return sorted(out, key=lambda r: (r.control, r.seed))
 
+# %% ../../nbs/08_jobs/05e_avde.ipynb #b7c6d5e4
 def reads_of(
     chains:list,  # of `Chain`
 )->list:          # of `Read`, each once
