@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tests'))
+from browser import find_browser
 
 # Set before anything imports numpy or torch, and inherited by every process that a test starts.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -35,3 +36,15 @@ def copy(tmp_path):
         drop = LEAVE(folder, names)
         return drop if Path(folder) == ROOT else drop - {'build', 'dist', 'runs'}
     return Path(shutil.copytree(ROOT, tmp_path/'copy', ignore=leave, symlinks=True))
+
+
+@pytest.fixture(scope='session')
+def chrome():
+    "Chromium without a window, one for all tests of a process: Playwright's loop can be entered only once."
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install -e ".[dev]"')
+    path = find_browser()
+    if not path: pytest.skip('no Chromium on this machine (set BRAINRECON_BROWSER to one)')
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
+        yield browser
+        browser.close()

@@ -364,11 +364,8 @@ def test_bad_requests_end_with_2(tmp_path, words):
 
 @pytest.mark.parametrize('mode', ['light', 'dark'])
 @pytest.mark.parametrize('width', [1280, 390])
-def test_in_a_browser(report, width, mode):
+def test_in_a_browser(report, chrome, width, mode):
     "No page is wider than its window, and dark is dark."
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install -e ".[dev]"'); path = find_browser()
-    if not path: pytest.skip('no Chromium found: set BRAINRECON_BROWSER')
-    with sync_api.sync_playwright() as p:
-        chrome = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu']); tab = chrome.new_page(viewport=dict(width=width, height=900), color_scheme=mode); tab.goto((report[0]/'page'/'report.html').as_uri())
-        over, broken, paper = tab.evaluate('[document.documentElement.scrollWidth - innerWidth, [...document.images].filter(i => !i.naturalWidth).length, getComputedStyle(document.body).backgroundColor]'); chrome.close()
+    tab = chrome.new_page(viewport=dict(width=width, height=900), color_scheme=mode); tab.goto((report[0]/'page'/'report.html').as_uri())
+    over, broken, paper = tab.evaluate('[document.documentElement.scrollWidth - innerWidth, [...document.images].filter(i => !i.naturalWidth).length, getComputedStyle(document.body).backgroundColor]'); tab.close()
     level = np.mean([float(x) for x in paper[4:-1].split(',')[:3]]); assert over <= 0 and not broken and (level < 60 if mode == 'dark' else level > 200)

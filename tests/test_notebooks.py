@@ -11,9 +11,9 @@ JOBS = [p for p in all_notebooks() if is_job(p)]
 MACHINE = re.compile(r'/home/|/root/|/tmp/|/Users/|/work/|[A-Za-z]:\\+Users|\bat 0x[0-9a-f]{6,}|' + re.escape(str(ROOT)))
 
 
-def tool(*args, cwd, **env):
-    "Run one of nbdev's commands from this environment."
-    return subprocess.run([str(BIN/args[0]), *map(str, args[1:])], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+def tool(*args, cwd, around=None, **env):
+    "Run one of nbdev's commands from this environment, or with the variables in `around`."
+    return subprocess.run([str(BIN/args[0]), *map(str, args[1:])], cwd=cwd, env={**(os.environ if around is None else around), **env}, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
 
 
@@ -21,8 +21,9 @@ def tool(*args, cwd, **env):
 def running(request):
     "All chosen notebooks, each in a process of its own with one thread, as many at a time as there are cores (four at most)."
     chosen = [i.callspec.params['path'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs']
+    around = dict(os.environ)   # once: pytest writes to it while the threads would read
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield {p: pool.submit(tool, 'nbdev_test', '--path', p, '--n_workers', 0, cwd=ROOT, OMP_NUM_THREADS='1') for p in chosen}
+        yield {p: pool.submit(tool, 'nbdev_test', '--path', p, '--n_workers', 0, cwd=ROOT, around=around, OMP_NUM_THREADS='1') for p in chosen}
         pool.shutdown(cancel_futures=True)
 
 

@@ -137,18 +137,6 @@ def test_pages_name_no_machine(site):
 # In a browser
 
 @pytest.fixture(scope='session')
-def chrome():
-    "Chromium without a window."
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: pip install -e ".[dev]"')
-    path = find_browser()
-    if not path: pytest.skip('no Chromium on this machine (set BRAINRECON_BROWSER to one)')
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope='session')
 def address(site):
     "The site, served to this machine alone."
     class Quiet(http.server.SimpleHTTPRequestHandler):

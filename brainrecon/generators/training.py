@@ -4,24 +4,24 @@
 
 # %% auto #0
 __all__ = ['tokenizer_weights', 'no_decay', 'EarlyMaps', 'Critic', 'TokenizerTask', 'tokenizer_loss', 'as_training', 'psnr',
-           'tokenizer_stage', 'train_tokenizer', 'some_latents', 'tokenizer_scores', 'exemplar_set', 'picture_words',
-           'by_scale', 'word_scores', 'generator_groups', 'blurred', 'train_generator']
+           'tokenizer_stage', 'train_tokenizer', 'some_latents', 'tokenizer_scores', 'chimeras', 'exemplar_set',
+           'picture_words', 'by_scale', 'word_scores', 'generator_groups', 'blurred', 'train_generator']
 
-# %% ../../nbs/04_generators/04_training.ipynb #9cf558fc
+# %% ../../nbs/04_generators/04_training.ipynb #bf28e676
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.batches import Batches
-from ..core.checks import LeakError, ParameterError, ShapeError, check_shape, seeded
+from ..core.checks import LeakError, ParameterError, ShapeError, check_shape, rng, seeded
 from ..core.files import array_hash, cached
 from ..core.fit import Fit
-from ..data.pictures import draw_exemplars, resized
+from ..data.pictures import draw_exemplars, hue_turn, resized
 from .quantiser import fit_codebook, revive
 from .vqvae import to_signed
 
-# %% ../../nbs/04_generators/04_training.ipynb #bd6c45ad
+# %% ../../nbs/04_generators/04_training.ipynb #62914120
 class EarlyMaps(nn.Module):
     "How different two pictures are in the first blocks of a frozen network, each place's features brought to one length."
     def __init__(self,
@@ -48,7 +48,7 @@ class Critic(nn.Sequential):
         w = [3, *(width*2**min(i, 2) for i in range(layers))]
         super().__init__(*(m for i in range(layers) for m in (nn.Conv2d(w[i], w[i+1], 4, 2, 1), nn.GroupNorm(min(8, w[i+1]), w[i+1]) if i else nn.Identity(), nn.LeakyReLU(.2))), nn.Conv2d(w[-1], 1, 3, 1, 1))
 
-# %% ../../nbs/04_generators/04_training.ipynb #5f582b0a
+# %% ../../nbs/04_generators/04_training.ipynb #87181ba6
 class TokenizerTask(nn.Module):
     "A tokenizer, perhaps with a critic, the steps that it was trained with words, and the words that were moved."
     def __init__(self, vqvae, critic=None):
@@ -74,7 +74,7 @@ def tokenizer_loss(
     out['fool'] = -weights['critic']*float(int(task.steps) >= critic_from)*torch.func.functional_call(task.critic, frozen, rec).mean()
     return out
 
-# %% ../../nbs/04_generators/04_training.ipynb #7fc83373
+# %% ../../nbs/04_generators/04_training.ipynb #4283ad20
 def as_training(
     pictures,    # `Pictures` or uint8 `b h w 3`
     size:int,    # of the tokenizer
@@ -93,7 +93,7 @@ def psnr(
     "Peak signal to noise of copies: 20 is a rough sketch, 30 is hard to tell apart."
     return float((10*torch.log10(4/(a - b).square().mean((1, 2, 3)).clamp(min=1e-10))).mean())
 
-# %% ../../nbs/04_generators/04_training.ipynb #0a74848c
+# %% ../../nbs/04_generators/04_training.ipynb #5d75acd0
 tokenizer_weights = dict(pixel=1., square=1., perceptual=.1, critic=.02)
 
 def tokenizer_stage(
@@ -112,7 +112,7 @@ def tokenizer_stage(
     f = Fit(task, loss, folder=at and at/name, name=f'tokenizer, {name}', warmup=min(100, steps//10), ema=.999 if steps >= 2000 else None, **options)
     return f.run(batches, steps, lambda t: tokenizer_scores(t.vqvae, valid, quantise), every=max(1, min(500, steps//4)), monitor='psnr', mode='max')
 
-# %% ../../nbs/04_generators/04_training.ipynb #230238e5
+# %% ../../nbs/04_generators/04_training.ipynb #825e291e
 def train_tokenizer(
     vqvae,                  # `VQVAE`, trained in place
     pictures,               # uint8 `b h w 3` of its size, or `Pictures`
@@ -148,7 +148,7 @@ def train_tokenizer(
         fit_codebook(vqvae.quantize, some_latents(vqvae, train, seed), seed, 20)
     return out | dict(words=stage('words', steps), moved=int(task.moved))
 
-# %% ../../nbs/04_generators/04_training.ipynb #7645f7ba
+# %% ../../nbs/04_generators/04_training.ipynb #5f96398d
 def some_latents(vqvae, img, seed:int=0, n:int=1024, batch:int=64)->Tensor:  # `b z h w`
     "Latent maps of some training pictures."
     at = np.sort(np.random.default_rng(seed).choice(len(img), min(n, len(img)), replace=False)); place = next(vqvae.parameters()).device
@@ -170,7 +170,18 @@ def tokenizer_scores(
         out |= dict(used=float((p > 0).float().mean()), perplexity=float(torch.exp(-(p[p > 0]*p[p > 0].log()).sum())))
     return out
 
-# %% ../../nbs/04_generators/04_training.ipynb #3c0c9165
+# %% ../../nbs/04_generators/04_training.ipynb #7e96e104
+def chimeras(
+    one, other,  # two sets of drawings on mid grey, `b h w 3`, uint8
+    gen,         # numpy generator
+)->np.ndarray:   # `b h w 3`, uint8
+    "Drawings cut by a line, with the other set's beyond it, and each side's colours turned by chance."
+    b, h, w, _ = one.shape
+    turned = lambda x: (np.einsum('bij,bhwj->bhwi', hue_turn(gen.uniform(-np.pi, np.pi, b)), x/255. - .5) + .5).clip(0, 1)
+    y, x = np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing='ij'); a, at = gen.uniform(0, 2*np.pi, (b, 1, 1)), gen.uniform(-.35, .35, (b, 1, 1))
+    return (np.where((np.cos(a)*x + np.sin(a)*y > at)[..., None], turned(one), turned(other))*255).round().astype('uint8')
+
+# %% ../../nbs/04_generators/04_training.ipynb #74024eec
 def exemplar_set(
     pictures,            # plain training `Pictures`, one a concept
     n:int=40,            # drawings of each
@@ -179,18 +190,29 @@ def exemplar_set(
     encoder=None,        # a picture network, which sees them in their own size; None: no features
     layers=('pooled', 'block2'), grid:int=4,  # see `Encoder`
     log=None,            # a function that takes a line now and then
+    mixed:int=0,         # and so many chimeras of each with others, after all the rest
+    folder=None,         # where all of it is kept, and found when it is asked for again
 )->tuple:                # (uint8 `b h w 3`; features `b d`, layers side by side, or None)
-    "Drawings of every concept, in its order, and what a picture network says about them."
+    "Drawings of every concept, in its order, and what a picture network says about them; then chimeras."
     other = pictures.table[pictures.table.split != 'train']
     if len(other): raise LeakError(f'{len(other)} pictures are not of training, first {other.picture.iloc[0]!r} ({other.split.iloc[0]});', 'training concepts alone were expected.', 'What a generator has met is no test for it.', "Use `load_pictures('train')`.")
-    img, z = [], []
-    for i, (one, concept) in enumerate(zip(pictures.img, pictures.table.concept)):
-        x = draw_exemplars(one, concept, n, plain); img.append(resized(x, size))
-        if encoder is not None: f = encoder(x, layers=list(layers), grid=grid); z.append(np.concatenate([f[l].flatten(1).numpy() for l in layers], 1))
-        if log and i % 50 == 49: log(f'{i + 1} of {len(pictures)} concepts')
-    return np.concatenate(img), np.concatenate(z) if z else None
+    def make():
+        img, z, gen = [], [], rng(0, 'chimeras')
+        def keep(x):
+            img.append(resized(x, size))
+            if encoder is not None: f = encoder(x, layers=list(layers), grid=grid); z.append(np.concatenate([f[l].flatten(1).numpy() for l in layers], 1))
+            if log and len(img) % 50 == 0: log(f'{sum(map(len, img))} drawings')
+        names = pictures.table.concept.to_numpy()
+        for one, concept in zip(pictures.img, names): keep(draw_exemplars(one, concept, n, plain))
+        half = lambda i: draw_exemplars(pictures.img[i], names[i], mixed + 1, mixed)[1:]
+        order = gen.permutation(len(names)) if mixed else []; bag = [half(order[-1])] if mixed else []
+        for i in order: own = half(i); keep(chimeras(own, bag[gen.integers(len(bag))], gen)); bag = [*bag[-15:], own]
+        return dict(img=np.concatenate(img), **(dict(z=np.concatenate(z)) if z else {}))
+    about = dict(pictures=array_hash(dict(img=pictures.img)), n=n, plain=plain, mixed=mixed, size=size, features=encoder.description() if encoder else None, layers=list(layers), grid=grid)
+    made = make() if folder is None else cached(Path(folder)/'drawings.safetensors', make, about)
+    return made['img'], made.get('z')
 
-# %% ../../nbs/04_generators/04_training.ipynb #d944cdb9
+# %% ../../nbs/04_generators/04_training.ipynb #b1439bf8
 def picture_words(
     vqvae, pictures,     # uint8 `n h w 3` of its size, or `Pictures`
     folder=None,         # where they are kept
@@ -223,7 +245,7 @@ def word_scores(
             n += len(w)
     return dict(loss=tot/n, top1=hit/n, unconditional=free/n)
 
-# %% ../../nbs/04_generators/04_training.ipynb #3a2022e5
+# %% ../../nbs/04_generators/04_training.ipynb #dda6b1ad
 no_decay = ('pos_1LC', 'pos_start', 'lvl_embed', 'ada_gss', 'scale_mul')
 
 def generator_groups(decay:float):
@@ -234,7 +256,7 @@ def generator_groups(decay:float):
         return [dict(params=p, weight_decay=d) for p, d in both if p]
     return groups
 
-# %% ../../nbs/04_generators/04_training.ipynb #3d0023bc
+# %% ../../nbs/04_generators/04_training.ipynb #27119f01
 def blurred(
     c:Tensor,       # embeddings, `b d`
     spread:Tensor,  # of each axis, `d`
