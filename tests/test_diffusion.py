@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from brainrecon.core.checks import CheckpointError, MissingExtra, ParameterError, ShapeError, UnknownError, seeded
-from brainrecon.generators.diffusion import (LatentDiffusion, diffuse, diffusion_configs, diffusion_loss, first_noise, latents_of, load_diffusion, make_scheduler, picture_seeds,
+from brainrecon.generators.diffusion import (LatentDiffusion, diffuse, diffusion_configs, diffusion_loss, first_noise, latents_of, load_diffusion, make_scheduler,
     save_diffusion, tokenizer_mark, train_diffusion)
+from brainrecon.generators.sampling import picture_seeds
 from brainrecon.generators.vqvae import VQVAE
 
 tiny = dict(shape=(3, 4, 4), widths=(16,), groups=8, width=8)

@@ -225,9 +225,12 @@ def test_job_notebooks(path):
 
 @pytest.mark.parametrize('path', sorted((root/'nbs'/'08_jobs'/'recipes').glob('*.yml')), ids=lambda p: p.stem)
 def test_recipes(path):
-    from brainrecon.jobs.parameters import find_job, read_yaml
-    at = root/'nbs'/'08_jobs'; found = read_yaml(path); job = find_job(found['job'], at)
-    assert found.get('about') and resolve(job, path.stem, at=at) and load_recipe(path.stem, job, at)
+    from brainrecon.jobs.parameters import find_job, read_yaml, recipe_jobs
+    at = root/'nbs'/'08_jobs'; found = read_yaml(path); used = set()
+    for name in recipe_jobs(found):
+        job = find_job(name, at); got = load_recipe(path.stem, job, at); used |= set(got)
+        assert found.get('about') and resolve(job, path.stem, at=at) and got, name
+    assert used == set(found['parameters'])
 
 
 def test_folders_are_those_of_the_caller(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from brainrecon.core.checkpoint import save_weights
 from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, UnsafeError
-from brainrecon.core.official import KeyReport, load_official, read_about, read_official
+from brainrecon.core.official import KeyReport, addresses, load_official, published, read_about, read_official
+from brainrecon.data.registry import asset
 
 def weights(): return {'a.weight': torch.arange(6.).reshape(2, 3), 'a.bias': torch.ones(2), 'count': torch.tensor(3)}
 def same(a, b): return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
@@ -49,6 +50,27 @@ def test_bad_files(tmp_path, make, kind, says):
     p = tmp_path/'w.pth'; make(p)
     with pytest.raises(kind, match=says) as e: read_official(p)
     assert e.value.came and e.value.expected and e.value.do
+
+def test_absent_files_are_called_by_their_whole_path(tmp_path, monkeypatch):
+    "A plain file: check the path. A published name: what to type, and the address, for both ways to open a file."
+    monkeypatch.chdir(tmp_path)
+    for read in (read_official, read_about):
+        for path in (tmp_path/'a'/'b'/'c'/'own.pth', Path('/own.pth'), Path('own.pth')):
+            with pytest.raises(MissingWeights) as e: read(path)
+            assert f'`{path}`' in e.value.came and 'brainrecon' not in e.value.do and 'path' in e.value.do and ('relative' in e.value.why) == (not path.is_absolute())
+        with pytest.raises(MissingWeights, match='data fetch var --part d30.*huggingface.co/FoundationVision/var'): read(tmp_path/'var_d30.pth')
+        with pytest.raises(MissingWeights, match='data fetch labram-base.*github.com/935963004/LaBraM'): read('labram-base.pth')
+
+@pytest.mark.parametrize('file', published)
+def test_published_names_are_those_of_the_registry(file):
+    id, _, part = published[file].partition(' --part '); a = asset(id)
+    held = [p for p in a.parts if file in {*p.files, *p.urls}]
+    assert len(held) == 1 and (held[0].name == part if part else held[0].usual) and addresses[id].startswith('https://')
+
+def test_kind_of_network_is_compared(tmp_path):
+    torch.save(weights(), tmp_path/'theirs.pth'); assert read_about(tmp_path/'theirs.pth', 'var') == {}
+    save_weights(tmp_path/'w.safetensors', weights(), dict(kind='vqvae')); assert read_about(tmp_path/'w.safetensors', 'vqvae') == dict(kind='vqvae')
+    with pytest.raises(CheckpointError, match="holds 'vqvae', expected 'var'"): read_about(tmp_path/'w.safetensors', 'var')
 
 def test_prefix_and_level(tmp_path):
     torch.save(dict(trainer=dict(vae={f'vae.{k}': v for k, v in weights().items()}, n=2)), tmp_path/'w.pth')

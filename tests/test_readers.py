@@ -309,6 +309,8 @@ def test_absent_and_foreign(tmp_path):
         for raw in (b'', b'<html>', b'version https://git-lfs.github.com/spec/v1', bytes(50), b'\x1f\x8b\x08', b'name,value\n1,2\n', b'channel,x\nO1,2\n'):
             (tmp_path/'x.npy').write_bytes(raw)
             with pytest.raises(FileError, match='x.npy'): read(tmp_path/'x.npy')
+    for path, says in (('/a/raw.npy', '`/a/raw.npy`'), ('/a/b/c/raw.npy', '`b/c/raw.npy`'), ('c/raw.npy', '`c/raw.npy`')):
+        with pytest.raises(MissingWeights, match=says): read_npy(path)
     np.savez(tmp_path/'z.npz', a=1)
     with pytest.raises(FileError, match='data.pkl'): read_dict(tmp_path/'z.npz')
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['random_state', 'set_random_state', 'save_checkpoint', 'list_checkpoints', 'remove_checkpoint', 'load_checkpoint',
-           'save_weights', 'load_weights', 'fill']
+           'save_weights', 'save_network', 'load_weights', 'fill']
 
 # %% ../../nbs/00_core/04_checkpoint.ipynb #f6928175
 import json, random, warnings
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from .checks import CheckpointError, writable
+from .checks import CheckpointError, ValuesError, writable
 from .files import atomic, differences, load_json, plain, save_json, sha256, unreadable
 
 # %% ../../nbs/00_core/04_checkpoint.ipynb #f3ca5ddd
@@ -93,6 +93,23 @@ def save_weights(
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     out = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps(plain(meta or {}))))
+
+# %% ../../nbs/00_core/04_checkpoint.ipynb #ae250e6b
+def save_network(
+    path,             # usually `*.safetensors`
+    model,            # a module that keeps its sizes in `config`
+    kind:str,         # of network, for whoever opens the file
+    about:dict=None,  # how it was made
+    half:bool=False,  # 16 bits a number: half the file
+    wide=(),          # endings of names that keep their bits, such as those of counts
+    endless=(),       # names that may hold infinity
+):
+    "Write a network that can be built again from its file, if all its weights are numbers."
+    state = {k: v.half() if half and v.is_floating_point() and not k.endswith(tuple(wide)) else v for k, v in model.state_dict().items()}
+    bad = [k for k, v in state.items() if k not in endless and not v.isfinite().all()]
+    if bad: raise ValuesError(f'{len(bad)} weight tensor{"s are" if len(bad) > 1 else " is"} not finite{" in 16 bits" if half else ""} ({", ".join(bad[:3])}),', 'expected finite numbers.',
+        'The training went astray, or numbers are too large for 16 bits.', 'Go back to an earlier checkpoint, or use `half=False`.')
+    save_weights(path, state, dict(kind=kind, config=model.config, about=about or {}))
 
 # %% ../../nbs/00_core/04_checkpoint.ipynb #d2f3241f
 def load_weights(

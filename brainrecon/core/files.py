@@ -106,7 +106,7 @@ def save_arrays(
         if a.dtype.kind not in 'fiub': raise ValuesError(f'`{k}` has the type {a.dtype},',
             'expected numbers or truth values.', 'Names and tables are not arrays.',
             f'Put them into the description: `meta=dict({k}=...)`.')
-    with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps(plain(meta or {})), sha256=array_hash(out)))
+    with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps({**plain(meta or {}), '_sha256': array_hash(out)})))   # one entry: the order of several is by chance
 
 # %% ../../nbs/00_core/01_files.ipynb #9704143a
 def load_arrays(
@@ -122,8 +122,8 @@ def load_arrays(
             info = f.metadata() or {}
             arrays = None if mmap else {k: f.get_tensor(k) for k in f.keys()}
         if mmap: arrays = mapped(path)
-        meta = json.loads(info.get('meta', '{}'))
-        if check and info.get('sha256') != array_hash(arrays):
+        meta = json.loads(info.get('meta', '{}')); mark = meta.pop('_sha256', info.get('sha256'))     # older files keep it beside the description
+        if check and mark != array_hash(arrays):
             raise ValueError('the numbers do not match their fingerprint')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as e: raise unreadable(path, e) from None
     return arrays, meta

@@ -17,8 +17,8 @@ from .files import atomic
 def file_name(
     path,  # any path
 )->str:
-    "How messages call a file: its name and the two folders above it."
-    return '/'.join(p for p in Path(path).parts[-3:] if p not in ('/', os.sep))
+    "How messages call a file: its name and the two folders above it; the whole path if it has no more."
+    path = Path(path); return '/'.join(path.parts[-3:]) if len(path.parts) - bool(path.anchor) > 3 else path.as_posix()
 
 def damaged(
     path,            # the file

@@ -4,28 +4,27 @@
 
 # %% auto #0
 __all__ = ['avde_folder', 'avde_files', 'pack_avde', 'halved', 'packaged_avde', 'AVDE', 'stage_folder', 'align', 'learn_to_draw',
-           'aligned', 'second', 'embed', 'retrieve', 'truth', 'render', 'reconstruct', 'trace', 'check_some',
-           'arrays_of', 'keep_avde', 'back_avde']
+           'aligned', 'second', 'embed', 'retrieve', 'truth', 'render', 'reconstruct', 'trace', 'keep_avde',
+           'back_avde']
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #f875d773
-import inspect, json
+# %% ../../nbs/06_decoders/05_avde.ipynb #3acb6508
+import inspect
 from pathlib import Path
 import numpy as np
-import torch
 import brainrecon
 from ..alignment.targets import Standardise, load_scale
 from ..core.checkpoint import fill
-from ..core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ShapeError, UnknownError, known
+from ..core.checks import CheckpointError, MissingWeights, ParameterError, UnknownError, known
 from ..core.files import load_json, save_json, sha256
 from ..data.trials import Trials
-from .avde_stages import Painter, Reader, embeddings, picture_codes, start_generator, to_side
-from .drawing import Drawer, draw_seeds
-from .retrieval import Gallery, Scale
+from .avde_stages import Painter, Reader, arrays_of, embeddings, picture_codes, reader_back, reader_parts, same_pairs, start_generator, to_side, weights_of
+from .drawing import Drawer, check_some, draw_seeds
+from .retrieval import Gallery
 from ..generators.sampling import sample
 from ..generators.var import VAR, load_var, save_var
 from ..generators.vqvae import VQVAE, load_vqvae, save_vqvae, to_uint8
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #2676d96f
+# %% ../../nbs/06_decoders/05_avde.ipynb #958d759d
 avde_folder = Path(brainrecon.__file__).parent/'assets'/'avde'
 avde_files = ('tokenizer.safetensors', 'generator.safetensors', 'scale.safetensors')
 
@@ -60,7 +59,7 @@ def packaged_avde(
         if sha256(at/f) != said[f].get('sha256'): raise CheckpointError(f'{f!r} is not the file of the card;', f'SHA-256 {str(said[f].get("sha256"))[:16]}... was expected, {sha256(at/f)[:16]}... was found.', 'It was replaced or copied in part.', 'Install the package again, or pack the parts again.')
     return load_vqvae(at/avde_files[0])[0], load_var(at/avde_files[1])[0], load_scale(at/avde_files[2]), card
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #0db67342
+# %% ../../nbs/06_decoders/05_avde.ipynb #641907dc
 class AVDE(Drawer):
     "A reader and a painter: from a response to pictures, coarse to fine."
     kind, most, why_most = 'avde', 1000, 'More would not fit into memory.'
@@ -72,7 +71,7 @@ class AVDE(Drawer):
         length:str=None,         # of embeddings, 'own' or 'unit': see `Painter`; 'unit' for the packaged parts, else 'own'
         align:dict=None,         # options of stage one: see `Reader.fit`
         teach:dict=None,         # options of stage two: see `Painter.teach`
-        sampling:dict=None,      # options of drawing: see `sample`; guidance 4, top_k 900, top_p 0.95 unless said
+        sampling:dict=None,      # options of drawing: see `sample`; unless said as the card of the generator says, else guidance 4, top_k 900, top_p 0.95 as in the paper
         card:dict=None,          # `concepts` that the given parts have seen
         seed:int=0,
         folder=None,             # of the run: checkpoints, tokens, embeddings
@@ -84,7 +83,7 @@ class AVDE(Drawer):
         length = length or ('unit' if packaged else 'own'); self.account = dict(encoder='not aligned', tokenizer='given', generator='given')
         if not isinstance(vqvae, VQVAE): vqvae, self.account['tokenizer'] = load_vqvae(vqvae)
         self.vqvae, self.start, self.scale, self.card = vqvae, var, scale, dict(card or {})
-        self.config = dict(encoder=encoder, options=dict(options or {}), targets=targets, standardise=standardise, axes=axes, length=length, align=dict(align or {}), teach=dict(teach or {}), sampling=dict(guidance=4., top_k=900, top_p=.95), seed=seed)
+        self.config = dict(encoder=encoder, options=dict(options or {}), targets=targets, standardise=standardise, axes=axes, length=length, align=dict(align or {}), teach=dict(teach or {}), sampling=dict(guidance=4., top_k=900, top_p=.95) | self.card.get('sampling', {}), seed=seed)
         self.config['sampling'] = self.how_to_draw(sampling or {}); self.weights, self.folder, self.device, self.log = weights, folder, device, log
         self.fresh(); self.history, self.only = {}, None   # `only`: what stage two alone was asked for
     def fresh(self):
@@ -107,7 +106,7 @@ class AVDE(Drawer):
     @classmethod
     def back(cls, meta, arrays, path, parts, gallery): return back_avde(cls, meta, arrays)
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #100d217b
+# %% ../../nbs/06_decoders/05_avde.ipynb #e5e28f4c
 def stage_folder(
     folder,        # of a run, or None
     name:str,      # of the stage
@@ -143,7 +142,7 @@ def learn_to_draw(self,
     try: return self.fit(train, valid, pictures)
     finally: self.only = None
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #20e73420
+# %% ../../nbs/06_decoders/05_avde.ipynb #ef159753
 def aligned(self):
     "This decoder, if its reader has learned something."
     if not hasattr(self.reader, 'model'): raise UnknownError('the reader has not learned anything yet;', 'an aligned one was expected.', 'Stage two draws from where the reader points.', 'Call `align` first, or `fit` for both stages.')
@@ -151,13 +150,13 @@ def aligned(self):
 
 def second(self, train, valid, parts, folder, options):
     "What stage two does with checked trials and pictures."
-    r, c = self.reader, self.config; both = sorted(set(valid.concepts) & set(r.recording['concepts']))
-    if both: raise LeakError(f'the reader was aligned on {len(both)} of the validation concepts: {", ".join(both[:5])};', 'none may choose the generator.', 'What the reader has learned by heart looks easy to draw.', 'Give the split that the reader was aligned with.')
-    if r.shuffled != bool(train.provenance.get('shuffled')): raise ParameterError(f'the reader was aligned with {"shuffled" if r.shuffled else "true"} pairs', 'and the pairs given now are not of that kind.', 'A control that knows the true pairs in one stage is none.', 'Align and teach with the same trials.')
+    r, c = self.reader, self.config; same_pairs(r, train, valid)
     var, self.account['generator'] = start_generator(self.start, self.vqvae, len(r.z_scale.fitted['scale']), c['seed'])
     ids, rows = np.unique(train.pictures.astype(str), return_inverse=True); held, at = np.unique(valid.pictures.astype(str), return_inverse=True); at_home = stage_folder(folder, 'draw', train)
-    self.painter = Painter(self.vqvae, var, c['length'], r.recording['reach']); codes = [picture_codes(self.vqvae, parts, list(map(str, i)), at_home, self.log) for i in (ids, held)]
-    how = dict(dict(seed=c['seed'], device=self.device, log=self.log), **{**c['teach'], **options})
+    self.painter = Painter(self.vqvae, var, c['length'], r.recording['reach']); how = dict(dict(seed=c['seed'], device=self.device, log=self.log), **{**c['teach'], **options})
+    still = how.get('steps') == 0 or (how.get('steps') is None and how.get('epochs') == 0)    # the generator stays as it is: what it would learn from need not be computed
+    if still: ids, rows, train = ids[:1], rows[:1]*0, train[:1]
+    codes = [picture_codes(self.vqvae, parts, list(map(str, i)), at_home, self.log) for i in (ids, held)]
     self.painter.teach((embeddings(r, train, at_home), rows), (embeddings(r, valid, at_home), codes[1][at]), codes[0], at_home, **how)
     self.account['drawing'], self.history['draw'] = self.painter.account, self.painter.history
     seen = {*self.about['concepts'], *r.recording['concepts'], *r.z_scale.meta['concepts'], *self.card.get('concepts', [])}; chosen = {*self.about['valid'], *r.recording['chosen_on']}
@@ -166,7 +165,7 @@ def second(self, train, valid, parts, folder, options):
 
 AVDE.align, AVDE.learn_to_draw, AVDE.aligned, AVDE.second = align, learn_to_draw, aligned, second
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #0c903843
+# %% ../../nbs/06_decoders/05_avde.ipynb #15763bcb
 def embed(self,
     trials:Trials,
 )->np.ndarray:      # `b d`
@@ -181,7 +180,7 @@ def retrieve(self,
     "Names of the `k` nearest pictures of a gallery for every trial, nearest first."
     return self.aligned().reader.retrieve(trials, gallery, k)
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #a695ad32
+# %% ../../nbs/06_decoders/05_avde.ipynb #028b74f2
 def truth(self, pictures, gallery):
     "Where a perfect reader would point for these pictures."
     if not isinstance(gallery, Gallery): raise ParameterError(f'gallery={gallery!r:.40}:', 'the features of the pictures were expected.', 'A perfect reader points at them.', 'Give `gallery=make_gallery(pictures)`.')
@@ -204,7 +203,7 @@ def reconstruct(self,
     self.ready().check_n(n); self.how_to_draw(sampling); check_some(trials)
     return self.render(self.embed(trials), n, draw_seeds(trials.table, n, seed), sampling)[:, :, -1]
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #12b89f9d
+# %% ../../nbs/06_decoders/05_avde.ipynb #7a92e0c2
 def trace(self,
     trials:Trials,
     seed:int=0,
@@ -214,34 +213,18 @@ def trace(self,
     self.ready(); self.how_to_draw(sampling); check_some(trials)
     return self.render(self.embed(trials), 1, draw_seeds(trials.table, 1, seed), sampling, True)[:, 0]
 
-def check_some(trials):
-    "Refuse what is no trials, or none."
-    if not isinstance(trials, Trials) or not len(trials): raise ShapeError(f'{"no trials were" if isinstance(trials, Trials) else type(trials).__name__ + " was"} given;', '`Trials` with one row or more were expected.', 'An array does not name its channels; a choice of rows may be empty.', 'Look at how they were chosen.')
-
 AVDE.embed, AVDE.retrieve, AVDE.render, AVDE.reconstruct, AVDE.trace = embed, retrieve, render, reconstruct, trace
 
-# %% ../../nbs/06_decoders/05_avde.ipynb #d8cad801
-def arrays_of(model, name:str)->dict:
-    "Weights as arrays, under a name."
-    return {f'{name}.{k}': v.detach().cpu().numpy() for k, v in model.state_dict().items()}
-
+# %% ../../nbs/06_decoders/05_avde.ipynb #ef15b419
 def keep_avde(self):
     "Description and arrays of a fitted decoder."
-    r, p = self.reader, self.painter
-    meta = dict(config=self.config, reader=r.config, recording=r.recording, shuffled=r.shuffled, targets=r.z_scale.meta, vqvae=p.vqvae.config, var=p.var.config,
-        account={k: str(v) for k, v in self.account.items()}, card={k: v for k, v in self.card.items() if k != 'files'})
-    own = {} if r.axes is None else dict(axes=r.axes)
-    return meta, dict(x_mean=r.x_scale.mean, x_std=r.x_scale.std, **{f'z_{k}': v for k, v in r.z_scale.fitted.items()}, **own,
-        **arrays_of(r.model, 'reader'), **arrays_of(p.vqvae, 'vqvae'), **arrays_of(p.var, 'var'))
+    p = self.painter; meta, arrays = reader_parts(self.reader)
+    meta |= dict(config=self.config, vqvae=p.vqvae.config, var=p.var.config, account={k: str(v) for k, v in self.account.items()}, card={k: v for k, v in self.card.items() if k != 'files'})
+    return meta, arrays | arrays_of(p.vqvae, 'vqvae') | arrays_of(p.var, 'var')
 
 def back_avde(cls, meta, a, device:str='auto'):
     "The decoder that `keep_avde` described."
-    weights = lambda name: {k.removeprefix(f'{name}.'): torch.from_numpy(np.array(v)) for k, v in a.items() if k.startswith(f'{name}.')}
-    vqvae, var = VQVAE(**meta['vqvae']), VAR(**meta['var']); fill(vqvae, weights('vqvae'), 'the tokenizer'); fill(var, weights('var'), 'the generator')
-    out = cls(vqvae, var, **meta['config'], card=meta['card'], device=device); r = out.reader
+    vqvae, var = VQVAE(**meta['vqvae']), VAR(**meta['var']); fill(vqvae, weights_of(a, 'vqvae'), 'the tokenizer'); fill(var, weights_of(a, 'var'), 'the generator')
+    out = cls(vqvae, var, **meta['config'], card=meta['card'], device=device); out.reader = reader_back(dict(meta, account=meta['account']['encoder']), a)
     out.painter, out.account = Painter(vqvae, var.requires_grad_(False), meta['config']['length'], meta['recording']['reach']), meta['account']
-    r.config, r.recording, r.shuffled, r.account, r.axes = meta['reader'], meta['recording'], meta['shuffled'], meta['account']['encoder'], a.get('axes')
-    r.x_scale, r.z_scale = Scale(a['x_mean'], a['x_std']), Standardise(*(meta['targets'].get(k) for k in ('components', 'power', 'widths')))
-    r.z_scale.arrays, r.z_scale.meta = {k[2:]: v for k, v in a.items() if k.startswith('z_')}, meta['targets']
-    r.build(len(r.z_scale.arrays['scale'])); fill(r.model, weights('reader'), 'the reader'); r.model.eval().requires_grad_(False)
     return out

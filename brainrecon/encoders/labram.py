@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.checks import CheckpointError, ParameterError, ShapeError, check_shape, known
 from ..core.checkpoint import save_weights
-from ..core.official import KeyReport, load_official, read_about, read_official
+from ..core.official import load_official, read_about, read_official
 from ..core.sources import file_name
 from .electrodes import electrodes, labram_rows
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['schedules', 'diffusion_configs', 'check_diffusion', 'LatentDiffusion', 'latent_shape', 'fit_scale', 'standard',
            'picture', 'latents_of', 'make_scheduler', 'diffusion_loss', 'train_diffusion', 'Diffused', 'first_noise',
-           'picture_seeds', 'diffuse', 'diffuse_batch', 'tokenizer_mark', 'save_diffusion', 'load_diffusion']
+           'diffuse', 'diffuse_batch', 'tokenizer_mark', 'save_diffusion', 'load_diffusion']
 
 # %% ../../nbs/04_generators/05_diffusion.ipynb #e741570d
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from ..core.checks import CheckpointError, ParameterError, ShapeError, check_shape, known, need, rng
+from ..core.checks import CheckpointError, ParameterError, ShapeError, check_shape, known, need
 from ..core.checkpoint import fill
 from ..core.files import array_hash, load_arrays, save_arrays
 from ..core.fit import Batches, Fit
+from .sampling import picture_seeds
 
 # %% ../../nbs/04_generators/05_diffusion.ipynb #54d1a78c
 schedules = ('squaredcos_cap_v2', 'scaled_linear', 'linear')
@@ -177,10 +178,6 @@ def first_noise(
 )->Tensor:           # `b z h w`
     "Noise of each picture, whatever stands beside it."
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s) & (2**63 - 1))) for s in seeds])
-
-def picture_seeds(n:int, seed:int=0)->list:
-    "A seed for each of `n` pictures."
-    return [int(rng(seed, 'diffusion', i).integers(2**62)) for i in range(n)]
 
 # %% ../../nbs/04_generators/05_diffusion.ipynb #2ab18179
 @torch.no_grad()

@@ -7,7 +7,6 @@ __all__ = ['views', 'draw_scales_at_once', 'Account', 'drawing_cost', 'onednn_li
            'enlarged', 'QuickDecoder', 'mapped', 'take', 'mapped_pair', 'Recorded', 'light', 'Quick']
 
 # %% ../../nbs/04_generators/06_fast.ipynb #297b6d22
-import copy
 import numpy as np
 import pandas as pd
 import torch

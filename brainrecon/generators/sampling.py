@@ -6,17 +6,16 @@
 __all__ = ['filter_logits', 'check_filters', 'picture_seeds', 'picture_noise', 'choose', 'guided', 'guidance_at', 'Scale',
            'draw_scales', 'check_logits', 'blend', 'Sampled', 'sample', 'still', 'check_request', 'check_seeds']
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #8f32cfb7
+# %% ../../nbs/04_generators/03_sampling.ipynb #182528ab
 import contextlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 from ..core.checks import ParameterError, ShapeError, ValuesError, check_finite, rng
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #03817e70
+# %% ../../nbs/04_generators/03_sampling.ipynb #e53775bc
 def filter_logits(
     logits:Tensor,  # `... vocab`
     top_k:int=0,    # how many codes may be chosen; 0: all; 1: always the likeliest
@@ -38,7 +37,7 @@ def check_filters(top_k, top_p):
     if not whole: raise ParameterError(f'`top_k` is {top_k!r},', 'expected a whole number from 0.', 'It counts codes.', 'Use 0 to allow all, 1 for the likeliest only.')
     if isinstance(top_p, bool) or not isinstance(top_p, (int, float, np.floating)) or not 0 <= top_p <= 1: raise ParameterError(f'`top_p` is {top_p!r},', 'expected a share from 0 to 1.', 'It is the part of the chances that is kept.', 'Use 0 to allow all codes.')
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #58bd800b
+# %% ../../nbs/04_generators/03_sampling.ipynb #f6272ee7
 def picture_seeds(
     n:int,       # pictures
     seed:int=0,  # of all of them
@@ -63,7 +62,7 @@ def choose(
     line = logits.softmax(-1, dtype=torch.float32).to(wide).cumsum(-1)
     return torch.searchsorted(line, (noise.to(wide)*line[..., -1])[..., None], right=True)[..., 0]
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #153e8f4a
+# %% ../../nbs/04_generators/03_sampling.ipynb #87616754
 def guided(
     logits:Tensor,  # with conditions, then without, `2b n vocab`
     t:float,        # how far to go on
@@ -81,7 +80,7 @@ def guidance_at(
     "How strongly this scale is guided."
     return guidance*k/(n_scales-1) if ramp and n_scales > 1 else guidance
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #e1e06eb8
+# %% ../../nbs/04_generators/03_sampling.ipynb #f1e3dff9
 @dataclass
 class Scale:
     "What is known after one scale."
@@ -119,7 +118,7 @@ def check_logits(logits, k):
         raise ValuesError(f'the guesses of scale {k} are not finite, first for picture {bad} of the batch;', 'numbers were expected.',
             'The weights may be damaged, or 16 bits may be too few for them.', 'Check the weights, or draw in float32.')
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #59f24273
+# %% ../../nbs/04_generators/03_sampling.ipynb #75259a80
 def blend(
     logits:Tensor,  # `b n vocab`, minus infinity where a code may not be chosen
     quantiser,      # the tokenizer's
@@ -134,7 +133,7 @@ def blend(
     h, w = quantiser.sizes[k]
     return rearrange(mix @ quantiser.embedding.weight.to(mix.dtype), 'b (h w) z -> b z h w', h=h, w=w)
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #4a22766e
+# %% ../../nbs/04_generators/03_sampling.ipynb #0bef0f25
 @dataclass
 class Sampled:
     "Drawn pictures."
@@ -180,7 +179,7 @@ def still(*models):
     finally:
         for m in (m for ms in on for m in ms): m.training = True
 
-# %% ../../nbs/04_generators/03_sampling.ipynb #2b3e03ee
+# %% ../../nbs/04_generators/03_sampling.ipynb #7d101ad8
 def check_request(var, vqvae, cond, guidance, top_k, top_p, batch):
     "The conditions, if they can be drawn with these networks and settings."
     pairs = dict(scales=(tuple(var.patch_nums), tuple(vqvae.quantize.patch_nums)), codes=(var.vocab, vqvae.quantize.embedding.num_embeddings), width=(var.z, vqvae.quantize.embedding.embedding_dim))

@@ -7,7 +7,7 @@ __all__ = ['sides_256', 'sides_512', 'var_configs', 'ScaleAttention', 'Cache', '
            'HeadNorm', 'full', 'VAR', 'check_classes', 'check_turn', 'initialise', 'config_from', 'load_var',
            'save_var']
 
-# %% ../../nbs/04_generators/02_var.ipynb #774fefbe
+# %% ../../nbs/04_generators/02_var.ipynb #54f213f1
 import math
 import torch
 import torch.nn as nn
@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from einops import rearrange
 from torch import Tensor
-from ..core.checks import CheckpointError, ParameterError, ShapeError, UnknownError, ValuesError, check_shape
-from ..core.checkpoint import save_weights
+from ..core.checks import CheckpointError, ParameterError, ShapeError, UnknownError, check_shape
+from ..core.checkpoint import save_network
 from ..core.official import load_official, read_about, read_official
 from .quantiser import plain_float
 
-# %% ../../nbs/04_generators/02_var.ipynb #a43be8a4
+# %% ../../nbs/04_generators/02_var.ipynb #2c28f422
 class ScaleAttention(nn.Module):
     "Attention among the tokens of all scales so far."
     def __init__(self,
@@ -55,7 +55,7 @@ class ScaleAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype), scale=scale)
         return self.proj(rearrange(y, 'b h n d -> b n (h d)'))
 
-# %% ../../nbs/04_generators/02_var.ipynb #538f29ec
+# %% ../../nbs/04_generators/02_var.ipynb #7c63925e
 class Cache:
     "Keys and values of the scales so far."
     def __init__(self,
@@ -80,7 +80,7 @@ class Cache:
         "Count them as seen."
         self.n += n
 
-# %% ../../nbs/04_generators/02_var.ipynb #1ed868a0
+# %% ../../nbs/04_generators/02_var.ipynb #01e81c31
 class FFN(nn.Module):
     "Widen, bend, narrow."
     def __init__(self,
@@ -103,7 +103,7 @@ def plain_norm(x:Tensor)->Tensor:
     "Each token with mean zero and variance one."
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
-# %% ../../nbs/04_generators/02_var.ipynb #4fb433bf
+# %% ../../nbs/04_generators/02_var.ipynb #701e9ef5
 class ScaleBlock(nn.Module):
     "Look at others, then think; the condition scales, shifts and gates both."
     def __init__(self,
@@ -150,7 +150,7 @@ def full(
     "The layer in float32, also where everything around it is rounded to half."
     with plain_float(x): return F.linear(x.float(), linear.weight.float(), linear.bias.float())
 
-# %% ../../nbs/04_generators/02_var.ipynb #887a1fa6
+# %% ../../nbs/04_generators/02_var.ipynb #fad3acdf
 class VAR(nn.Module):
     "A transformer that guesses the tokens of each scale from all coarser ones and a condition."
     def __init__(self, *,
@@ -267,7 +267,7 @@ class VAR(nn.Module):
         for i, (block, s) in enumerate(zip(self.blocks, how[0])): x = block(x, s, past=partial(cache.put, i))
         cache.done(x.shape[1]); return self.read(x, how[1])
 
-# %% ../../nbs/04_generators/02_var.ipynb #b929e7e0
+# %% ../../nbs/04_generators/02_var.ipynb #429f644a
 def check_classes(
     labels:Tensor,   # `b`
     num_classes:int, # how many exist
@@ -293,7 +293,7 @@ def check_turn(
         'A memory serves for one drawing.', 'Make a new one with `cache(b)` and begin with `start`.')
     check_shape(x, 'b n d', b=cache.kv.shape[2], n=e-a)
 
-# %% ../../nbs/04_generators/02_var.ipynb #df16d15e
+# %% ../../nbs/04_generators/02_var.ipynb #408c4c62
 def initialise(
     model:nn.Module,    # a `VAR`
     gates:float=1e-5,   # how far the gates are open; the authors trained d16 and d20 with 1e-3
@@ -315,12 +315,12 @@ def initialise(
             six[:2].mul_(gates); six[2:].mul_(rest)
     return model
 
-# %% ../../nbs/04_generators/02_var.ipynb #1dffd0de
+# %% ../../nbs/04_generators/02_var.ipynb #e5cf88e6
 sides_256, sides_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 var_configs = {f'd{d}': dict(vocab=4096, z=32, patch_nums=sides_512 if d == 36 else sides_256, depth=d, num_classes=1000, shared_aln=d == 36)
     for d in (16, 20, 24, 30, 36)}
 
-# %% ../../nbs/04_generators/02_var.ipynb #c579732b
+# %% ../../nbs/04_generators/02_var.ipynb #afb9f8fe
 def config_from(
     state:dict,       # name -> tensor, of a `VAR`
     name='the file',  # for the message
@@ -341,8 +341,7 @@ def load_var(
     **config,          # what differs from what the file says, such as `cond_drop`
 )->tuple:              # (VAR in evaluation mode, KeyReport)
     "A generator from a file, with an account of every key."
-    about = read_about(path); name = Path(path).name
-    if about and about.get('kind') != 'var': raise CheckpointError(f'{name} holds {about.get("kind", "something else")!r},', "expected 'var'.", 'Weights of several networks often lie side by side.', 'Check which file it is.')
+    about = read_about(path, 'var'); name = Path(path).name
     state = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'var_wo_ddp'))
     config = {**(about.get('config') or config_from(state, name)), **config}
     if d_embed is not None: config.update(d_embed=d_embed, num_classes=None)
@@ -357,7 +356,4 @@ def save_var(
     half:bool=False,  # 16 bits a number: half the file
 ):
     "Write weights, configuration and description into one file."
-    state = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
-    bad = [k for k, v in state.items() if k != 'attn_bias_for_masking' and not v.isfinite().all()]
-    if bad: raise ValuesError(f'{len(bad)} weights are not finite{" in 16 bits" if half else ""} ({", ".join(bad[:3])}),', 'expected finite numbers.', 'The training went astray, or numbers are too large for 16 bits.', 'Go back to an earlier checkpoint, or use `half=False`.')
-    save_weights(path, state, dict(kind='var', config=model.config, about=about or {}))
+    save_network(path, model, 'var', about, half, endless=['attn_bias_for_masking'])

@@ -8,7 +8,7 @@ __all__ = ['generators', 'called', 'Source', 'run_before', 'part', 'method_name'
            'open_tokenizer', 'open_parts', 'fit_readers', 'fit_chains', 'lend', 'load_reads', 'reads_of',
            'set_sampling', 'load_chains']
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #2030adb7
+# %% ../../nbs/08_jobs/05e_avde.ipynb #8325679a
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -32,7 +32,7 @@ from .draw import Album, load_albums
 from .inputs import describe, load_galleries, load_recordings, parse_choices
 from ..metrics.protocols import protocol
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #4063fef7
+# %% ../../nbs/08_jobs/05e_avde.ipynb #e8e5125d
 @dataclass
 class Source:
     "Recordings, their split and their pictures, as parameters of a job name them."
@@ -74,7 +74,7 @@ class Source:
         return tuple(data_pictures(self.data, t, self.root or None, self.pictures or None, size, log=log) for t in (splits.train, splits.valid))
     def about(self, kind:str)->dict: return dict(data=f'embedded {kind}' if self.data == 'embedded' else self.data, setting='across' if self.train_on == 'others' else 'within')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #4991780f
+# %% ../../nbs/08_jobs/05e_avde.ipynb #5227b444
 def run_before(
     folder:str,  # of a finished run
     job:str,     # that it must be of
@@ -96,7 +96,7 @@ def part(
     "Parameters that begin alike, without their beginning: `align_lr` as `lr`; functions of such names are none."
     return {k[len(prefix):]: v for k, v in values.items() if k.startswith(prefix) and isinstance(v, (str, int, float, list))}
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #25e99060
+# %% ../../nbs/08_jobs/05e_avde.ipynb #41601f9b
 generators = ('var', 'diffusion')
 called = dict(labram='LaBraM', atm='ATM', eegnet='EEGNet', nice='NICE', tsconv='TSConv', mlp='MLP', conv='Conv')
 
@@ -138,7 +138,7 @@ def check_avde(
     for name, v, least in (('samples', samples, 1), *((k, v, 0) for k, v in counts.items())):
         if v < least: raise ParameterError(f'{name}={v!r}:', f'{least} or more was expected.', '', f'Give {name} from {least} on.')
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #603f1e50
+# %% ../../nbs/08_jobs/05e_avde.ipynb #7aebe3ef
 def encoder_options(
     texts:list,    # such as 'labram.depth=4' or 'labram.depth: 4'; 'depth=4' for all
     encoder:str,
@@ -159,15 +159,18 @@ def fit_settings(
     none = {k for k in ('clip', 'ema', 'every', 'largest') if values.get(k, 1) == 0}; keep = {k: v for k, v in values.items() if k not in none}
     return keep | {k: None for k in none} | ({'start': None} if values.get('start', 0) < 0 else {})
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #33d04fd1
+# %% ../../nbs/08_jobs/05e_avde.ipynb #04e8dcaa
 def reader_settings(
     values:dict,      # parameters that begin with `align_`, without it
     parts=None,       # `Parts`, if the generator is known already
+    source=None,      # `Source`, to compare its features with those that the generator was taught with
 )->tuple:             # (arguments of `Reader`, arguments of `Reader.fit`)
     "What the parameters of stage one mean."
     v = dict(values); targets = known(v.pop('targets', 'generator'), ['generator', 'scaled', 'raw'], 'scale of the targets'); v.pop('options', None), v.pop('weights', None)
     make = dict(targets='raw' if targets == 'raw' else 'scaled', standardise=v.pop('standardise', True), axes=v.pop('axes', 256))
-    if targets == 'generator': make['scale'] = packaged_avde()[2] if parts is None else parts.scale
+    if targets == 'generator':
+        make['scale'], card = packaged_avde()[2:] if parts is None else (parts.scale, parts.card); told = card.get('target', {})
+        if source is not None and told and told != dict(encoder=source.target, layer=source.layer): raise ParameterError(f'target={source.target!r}, layer={source.layer!r}:', f'target={told["encoder"]!r}, layer={told["layer"]!r} were expected.', 'The packaged generator was taught with these features and understands no others.', "Ask for them, or say align_targets='scaled' and train a generator: depth=4, say.")
     if targets == 'generator' and make['scale'] is None: raise ParameterError("align_targets='generator':", "'scaled' or 'raw' was expected.", 'Only the packaged generator comes with a scale of its own.', "Say align_targets='scaled'.")
     return make, fit_settings(v)
 
@@ -178,7 +181,7 @@ def diffusion_settings(
     v = dict(values); sampling = dict(steps=v.pop('draw_steps', 30), guidance=v.pop('guidance', 1.)); sizes = v.pop('size', 'small')
     return dict(sizes=sizes, sampling=sampling, teach=fit_settings(v))
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #286d2982
+# %% ../../nbs/08_jobs/05e_avde.ipynb #039e6610
 @dataclass
 class Parts:
     "What drawers are made of."
@@ -188,7 +191,7 @@ class Parts:
     card: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #a81cff30
+# %% ../../nbs/08_jobs/05e_avde.ipynb #5adbffd3
 def weights_file(
     name:str,      # a path, or 'asset:file' for one that `brainrecon data fetch` has put away, such as 'var:var_d16.pth'
 )->Path:
@@ -208,7 +211,7 @@ def open_tokenizer(
     model, account = load_vqvae(path); seen = read_about(path).get('about', {}).get('concepts')
     return model, seen or [], '' if seen else f'The tokenizer {path.name!r} does not say what it was trained on: it may have seen pictures of test concepts, though no brain data.'
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #9a4cf82b
+# %% ../../nbs/08_jobs/05e_avde.ipynb #7471d07c
 def open_parts(
     tokenizer:str='',   # see `open_tokenizer`; empty: the packaged one
     generator:str='',   # a file; empty: the packaged one, or a fresh one of `depth`
@@ -227,7 +230,7 @@ def open_parts(
     notes = [note]*bool(note) + [f'The generator started from {getattr(generator, "name", "")!r}, which may have seen pictures of test concepts, though no brain data.']*bool(generator)
     return Parts(vqvae, fresh, None, dict(concepts=seen), notes)
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #69eb46b3
+# %% ../../nbs/08_jobs/05e_avde.ipynb #00b0ca2c
 def fit_readers(
     train:Trials, valid:Trials, gallery,   # training concepts, those held out from them, features of both
     encoders:list, seeds:list, folder,     # where readers and checkpoints are kept
@@ -252,18 +255,19 @@ def fit_readers(
             out.append(r)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #7bbb03d0
+# %% ../../nbs/08_jobs/05e_avde.ipynb #b7b0c040
 def fit_chains(
     reads:list,         # of `Read`, of one recording
     train:Trials, valid:Trials, album:Album,
     parts:Parts, names:list,         # painters: 'var', 'diffusion'
     folder,             # where drawers and checkpoints are kept
-    *, teach:dict=None, # arguments of `Painter.teach`, and `length` of `Painter`
+    *, teach:dict=None, # arguments of `Painter.teach`, and `length` of `Painter`, or 'auto': 'unit' if the generator came with a scale
     diffusion:dict=None,# arguments of `DiffusionDrawer`: see `diffusion_settings`
     log=None, device:str='auto',
 )->list:                # of `Chain`
     "Teach or read back a drawer for every reader and painter."
-    out, say = [], log or (lambda text: None); teach = dict(teach or {}); length = teach.pop('length', 'own')
+    out, say = [], log or (lambda text: None); teach = dict(teach or {}); length = known(teach.pop('length', 'auto'), ['auto', 'own', 'unit'], 'length of embeddings')
+    if length == 'auto': length = 'own' if parts.scale is None else 'unit'
     for r in reads:
         if 'as released' in r.decoder.selection: raise ParameterError(f'the reader {r.label} was chosen by the test;', 'one chosen on held-out training concepts was expected.', 'Drawings of the test would not be zero-shot, and nothing would say so.', "Align with protocol='brainrecon'.")
         learn = shuffle_pairs(train, r.seed) if r.control else train
@@ -280,7 +284,7 @@ def fit_chains(
             out.append(c)
     return out
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #d3087444
+# %% ../../nbs/08_jobs/05e_avde.ipynb #4db4c1ee
 def lend(
     folder,      # with the folders of all drawers of a recording, or of several people beside each other
     to:Path,     # of the drawer that is taught next
@@ -301,7 +305,7 @@ def load_reads(
     if not out: raise FolderError(f'{Path(folder).name!r} holds no readers;', 'files such as labram-seed0.safetensors were expected.', 'The run may be of other people.', 'Give the run of avde/01_align that aligned them.')
     return sorted(out, key=lambda r: (r.control, r.seed))
 
-# %% ../../nbs/08_jobs/05e_avde.ipynb #b7c6d5e4
+# %% ../../nbs/08_jobs/05e_avde.ipynb #8fc579d1
 def reads_of(
     chains:list,  # of `Chain`
 )->list:          # of `Read`, each once
@@ -310,12 +314,12 @@ def reads_of(
 
 def set_sampling(
     chains:list,
-    sampling:dict,   # of next-scale drawing: guidance, top_k, top_p
+    sampling:dict,   # of next-scale drawing: guidance, top_k, top_p; what is below 0 stays as the generator's card says
     diffusion:dict,  # draw_steps and guidance of diffusion
 )->list:             # the same chains
     "Say how they are to draw; nothing is learned again."
     for c in chains:
-        if c.generator == 'var': c.drawer.config['sampling'] = c.drawer.how_to_draw(sampling)
+        if c.generator == 'var': c.drawer.config['sampling'] = c.drawer.how_to_draw({k: v for k, v in sampling.items() if v >= 0})
         else: c.drawer.config['sampling'] |= diffusion_settings(diffusion)['sampling']
     return chains
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['words', 'reserved', 'folder_words', 'kind_of', 'Parameter', 'read_settings', 'read_parameters', 'jobs_folder', 'Job',
            'read_job', 'job_paths', 'jobs', 'find_job', 'fit_value', 'mistyped', 'check_value', 'parse_text',
-           'parse_given', 'find_parameter', 'recipe_path', 'read_yaml', 'load_recipe', 'recipes', 'resolve']
+           'parse_given', 'find_parameter', 'recipe_path', 'read_yaml', 'recipe_jobs', 'load_recipe', 'recipes',
+           'resolve']
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #28db49a1
 import ast, brainrecon, difflib, io, os, re, tokenize
@@ -251,6 +252,13 @@ def read_yaml(path)->dict:
             'a plain YAML file was expected.', '', 'Look at a recipe of the library for the form.') from None
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #88bfdea0
+def recipe_jobs(
+    found,   # what a recipe's file holds
+)->list:     # of names of jobs
+    "The jobs that a recipe is for: one, or the stages of a chain, of which each takes the values that it knows."
+    meant = found.get('job') if isinstance(found, dict) else None
+    return meant if isinstance(meant, list) else [meant] if meant else []
+
 def load_recipe(
     recipe,   # a name, or the path of a `.yml` file of your own
     job:Job,  # the job it is meant for
@@ -262,14 +270,16 @@ def load_recipe(
     if not isinstance(found, dict) or not isinstance(found.get('parameters'), dict):
         raise ParameterError(f'{what} has no `parameters`;', 'expected `job:` and `parameters:` with a value for each name.',
             '', 'Look at a recipe of the library for the form.')
-    other = found.get('job')
-    if other != job.name: raise ParameterError(f'{what} is for the job {other!r},', f'not for {job.name!r}.', '',
-        f'Run `brainrecon run {other} --recipe {path.stem}`, or choose another recipe.')
+    meant = recipe_jobs(found)
+    if job.name not in meant: raise ParameterError(f'{what} is for the job {" and ".join(map(repr, meant)) or None},', f'not for {job.name!r}.', '',
+        f'Run `brainrecon run {meant[0] if meant else "JOB"} --recipe {path.stem}`, or choose another recipe.')
+    elsewhere = {p.name for j in meant if j != job.name for p in find_job(j, at).parameters} - {p.name for p in job.parameters}
     if odd := sorted(map(str, set(found) - {'job', 'about', 'parameters'})):
         raise ParameterError(f'{what} holds the unknown key {odd[0]!r};',
             'known: job, about, parameters.', '', 'Values belong under `parameters`.')
     out = {}
     for name, value in found['parameters'].items():
+        if name in elsewhere: continue      # of another stage
         p, source = find_parameter(job, name, what), ''
         if name == 'out': raise ParameterError(f'{what} sets `out`;', 'the run folder is chosen when the job is started.',
             '', 'Use `--out`.')
@@ -291,7 +301,7 @@ def recipes(
 )->dict:      # name -> what the recipe is about
     "The recipes of the library for this job."
     found = {p.stem: read_yaml(p) for p in sorted((jobs_folder(at)/'recipes').glob('*.yml'))}
-    return {name: str(r.get('about', '')) for name, r in found.items() if isinstance(r, dict) and r.get('job') == job.name}
+    return {name: str(r.get('about', '')) for name, r in found.items() if isinstance(r, dict) and job.name in recipe_jobs(r)}
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
 folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories',

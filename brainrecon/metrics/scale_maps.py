@@ -7,7 +7,7 @@ __all__ = ['region_letters', 'letters_region', 'older_names', 'sources_of_drawin
            'samples_of', 'scale_features', 'distances', 'beyond', 'ScaleMap', 'order', 'corrected', 'check_map',
            'redrawn', 'scale_map', 'show_scale_map', 'halves']
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #5a1e9d70
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #6a6dc5e1
 import re
 from dataclasses import dataclass, field
 import numpy as np
@@ -19,7 +19,7 @@ from ..core.show import Chart, as_images, chart, figure_style, ink
 from ..data.trials import Trials
 from .rsa import rdm, standard
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #727b0430
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #edd1c2e3
 region_letters = dict(occipital='PO POO O OI I', temporal='FT FTT T TTP TP TPP', parietal='P PPO CPP', central='FC FCC C CCP CP', frontal='Fp AFp AF AFF F FFC FFT N NFp')
 letters_region = {a.lower(): r for r, s in region_letters.items() for a in s.split()}
 older_names = dict(t3='t7', t4='t8', t5='p7', t6='p8')
@@ -49,7 +49,7 @@ def regions_of(
         'Ears, eyes and MEG sensors have no such names.', "Give `regions={'back': ['O1', 'Oz']}`" + (', or drop them with unknown=\'drop\'.' if len(lost) < len(names) else '.'))
     return {r: np.array([i for i, o in enumerate(own) if o == r]) for r in region_letters if r in own}
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #518bffc3
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #08b9cd37
 def windows_of(
     times,            # seconds of each sample, `t`
     width:float=.1,   # s
@@ -67,7 +67,7 @@ def samples_of(times, window)->np.ndarray:  # positions of samples
     if not len(rows): raise ValuesError(f'no sample lies between {window[0]} and {window[1]} s;', f'the response goes from {t[0]:.3g} to {t[-1]:.3g} s.', '', 'Give windows in seconds from onset.')
     return rows
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #cdb777d1
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #cc6f1ef7
 def scale_features(
     trace,               # pictures after each scale, `b k h w 3`
     what:str='after',    # 'after': the picture as it is after the scale; 'added': what the scale changed
@@ -83,7 +83,7 @@ def scale_features(
     if what == 'added': frames = [f - (frames[k - 1] if k else 0) for k, f in enumerate(frames)]
     return {f'scale {k + 1}': f for k, f in enumerate(frames)}
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #1aef09a1
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #8b636734
 def distances(
     x,         # `b ...`
     kind:str,  # as in `rdm`
@@ -105,7 +105,7 @@ def beyond(
         out[k, i, j] = out[k, j, i] = rest/size
     return out
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #c7879cca
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #758b14b7
 @dataclass
 class ScaleMap:
     "Correlation of each scale with each region and window."
@@ -135,7 +135,7 @@ class ScaleMap:
         sure = '' if self.p is None else f', {int((self.p < .05).sum())} of {self.p.size} cells beyond shuffled pictures'
         return f'{len(self.scales)} scales x {len(self.regions)} regions x {len(self.windows)} windows, {self.n} drawings{sure}{", simulated"*self.simulated}' + ''.join(f'\n  {n}' for n in self.notes)
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #8acd4d20
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #8dff383a
 def order(
     m:ScaleMap,
     along='time',  # 'time', or two regions such as ('occipital', 'temporal')
@@ -158,7 +158,7 @@ def corrected(
     pool = np.concatenate([r[None], null]); z = (pool - pool.mean(0))/np.maximum(pool.std(0), 1e-12); best = z.reshape(len(z), -1).max(1)
     return (best[:, None, None, None] >= z[0] - 1e-12).mean(0)
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #3c2aa2ab
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #bb2a365f
 sources_of_drawings = {'other trials': '', 'pictures': 'the scales are of the true pictures, not of drawings',
     'same trials': 'drawn from these very trials: noise is shared, so this shows what the decoder uses, not what the brain holds'}
 
@@ -183,7 +183,7 @@ def redrawn(
     a, b = (v - (v @ w)[:, None] for v in (a, b)); spread = lambda v: np.sqrt(np.maximum(v**2 @ w, 1e-300))
     return (a*w) @ b.T/spread(a)[:, None]/spread(b)
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #5955025b
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #e30568b3
 def scale_map(
     scales,                    # name -> features `b d` of each scale, or a list; see `scale_features`
     responses,                 # one for each drawing, in the same order, `b c t`
@@ -212,7 +212,7 @@ def scale_map(
     if p is not None and (p[..., np.array(windows)[:, 1] <= 1e-9] < .05).any(): notes.append('related BEFORE onset: look at the alignment, at filters, and at the order of presentation')
     return ScaleMap(r, p, again, list(scales), {n: len(c) for n, c in where.items()}, windows, len(x), dict(given=given, distance=distance, permutations=permutations, draws=draws, drawn_from=drawn_from, seed=seed), simulated, notes)
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #eea3a730
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #cf10e3ba
 def show_scale_map(
     m:ScaleMap,
     title:str='',
@@ -235,7 +235,7 @@ def show_scale_map(
 
 ScaleMap.show = show_scale_map
 
-# %% ../../nbs/07_metrics/13_scale_maps.ipynb #2687ef5e
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #ecf8de1a
 def halves(
     trials:Trials,  # single trials
     seed:int=0,
