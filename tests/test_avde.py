@@ -11,14 +11,16 @@ import torch
 from brainrecon.alignment.targets import Standardise
 from brainrecon.core.checkpoint import list_checkpoints, remove_checkpoint
 from brainrecon.core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, seeded
-from brainrecon.data.pictures import Pictures
+from brainrecon.core.files import sha256
+from brainrecon.data.pictures import Pictures, load_pictures
 from brainrecon.data.trials import Trials
-from brainrecon.decoders.avde import AVDE, pack_avde, packaged_avde
+from brainrecon.decoders.avde import AVDE, avde_files, avde_folder, pack_avde, packaged_avde
 from brainrecon.decoders.avde_stages import Painter, Reader, embeddings, encoder_plan, picture_codes, small_labram, start_generator, to_side, weights_mark
 from brainrecon.decoders.drawing import MeanDrawer, drawers, load_drawer
 from brainrecon.decoders.retrieval import Gallery, shuffle_pairs
 from brainrecon.encoders.labram import LaBraM, layer_groups
-from brainrecon.generators.training import train_generator, train_tokenizer
+from brainrecon.encoders.vision import load_encoder
+from brainrecon.generators.training import picture_words, tokenizer_scores, train_generator, train_tokenizer, word_scores
 from brainrecon.generators.var import VAR, initialise, save_var
 from brainrecon.generators.vqvae import VQVAE, save_vqvae
 
@@ -312,3 +314,42 @@ def test_bad_calls(w, d):
         with pytest.raises(ParameterError): d.reconstruct(w.test[:1], bad)
     with pytest.raises(ReconError, match='guidance'): d.reconstruct(w.test[:1], guidance=-1)
     with pytest.raises(ReconError, match='option of drawing'): d.trace(w.test[:1], heat=1)
+
+
+# The packaged weights
+
+def card_words(vqvae): return vqvae.quantize.embedding.num_embeddings
+
+
+@pytest.fixture(scope='module')
+def packaged(): torch.set_num_threads(1); return packaged_avde()
+
+
+def test_the_packaged_files_are_those_of_the_card(packaged):
+    "Every file of the folder is one of the card's or the card, with its size; all of them together are small enough for a package."
+    files, card = {p.name: p for p in avde_folder.iterdir()}, packaged[3]; assert set(files) == {'card.json', *avde_files} and set(card['files']) == set(avde_files)
+    for f in avde_files: assert card['files'][f] == dict(sha256=sha256(files[f]), bytes=files[f].stat().st_size), f
+    assert sum(p.stat().st_size for p in files.values()) < 8_000_000
+
+
+def test_the_packaged_weights_saw_no_test_concept(packaged):
+    "Nor any of the validation, and nothing that looks like a test picture."
+    *_, scale, card = packaged; by = {s: set(load_pictures(s).concepts) for s in ('train', 'valid', 'test')}; groups = {s: set(load_pictures(s).table.group) for s in ('train', 'test')}
+    assert card['concepts'] == sorted(by['train']) and len(by['test']) == 200 and not by['test'] & {*card['concepts'], *scale.meta['concepts']} and not by['valid'] & set(card['concepts']) and not groups['train'] & groups['test']
+    with pytest.raises(LeakError): AVDE(device='cpu').refuse(card['concepts'][:1])
+    AVDE(device='cpu').refuse(sorted(by['test']))
+
+
+def test_the_card_says_how_to_draw_and_how_it_was_made(packaged):
+    vqvae, var, scale, card = packaged; how = card['sampling']; assert set(how) == {'guidance', 'top_k', 'top_p'} and how['guidance'] >= 0 and 0 <= how['top_k'] <= card_words(vqvae) and 0 <= how['top_p'] <= 1
+    assert AVDE(device='cpu').config['sampling'] == how and AVDE(device='cpu', sampling=dict(top_p=.5)).config['sampling'] == how | dict(top_p=.5)
+    assert card['target'] == dict(encoder='lite0', layer='pooled+block2@4') and card['how'] and card['size'] == vqvae.size and 'training concepts alone' in card['pictures'] and card['seed'] == 0
+    assert tuple(var.patch_nums) == tuple(vqvae.quantize.patch_nums) and var.vocab == card_words(vqvae) and var.d_embed == len(scale.fitted['scale'])
+
+
+def test_the_packaged_weights_do_what_the_card_says(packaged):
+    "Copies and guesses of validation pictures, which nothing was trained on, computed again."
+    vqvae, var, scale, card = packaged; pics = load_pictures('valid', size=vqvae.size); got = tokenizer_scores(vqvae, pics.img); assert abs(got['psnr'] - card['tokenizer']['psnr']) < .3 and abs(got['used'] - card['tokenizer']['used']) < .05
+    seen = load_encoder('lite0', size=160)(load_pictures('valid'), layers=['pooled', 'block2'], grid=4); z = scale(np.concatenate([seen['pooled'].numpy(), seen['block2'].flatten(1).numpy()], 1)); words = picture_words(vqvae, pics)
+    g, said = word_scores(var, vqvae, z, words), card['generator']; assert abs(g['loss'] - said['loss']) < .03 and abs(g['unconditional'] - said['unconditional']) < .1 and g['loss'] < g['unconditional'] - .15
+    turned = word_scores(var, vqvae, np.roll(z, 1, 0), words); assert turned['loss'] > g['loss'] + .15 and g['top1'] > 20/card_words(vqvae)      # another picture's embedding does not help

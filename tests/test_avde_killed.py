@@ -10,14 +10,18 @@ from safetensors.numpy import load_file
 
 COMMAND = str(Path(sys.executable).with_name('brainrecon'))   # the command that a user types, of this environment
 
+LABRAM = "['labram.patch=80','labram.width=80','labram.depth=2','labram.heads=4','labram.mlp_ratio=1','labram.drop_path=.3']"   # the last of two blocks is left out for three rows of ten, by chance
+
 # job; values, in which {align} and {tokenizer} are the folders of undisturbed runs; folder of the training that is cut, and its name in the log; weights that the run leaves
 JOBS = dict(
-    align=('avde/01_align', "kinds=['fmri'] layer=pooled align_targets=scaled align_axes=32 align_batch_size=64 align_steps=48 align_every=8 align_lr=.003 draws=100 device=cpu",
-        'readers/fmri-s01/mlp-seed0-control', 'align seed 0', ['readers/fmri-s01/mlp-seed0.safetensors', 'readers/fmri-s01/mlp-seed0-control.safetensors']),
-    tokenizer=('avde/02_tokenizer', "vocab=32 z=8 ch=8 ch_mult=[1,1] norm_groups=4 patch_nums=[1,2,4] stem=4 plain=4 steps=80 lr=.003 batch_size=16 perceptual=0 every=10 measures=['pixcorr'] draws=100 device=cpu",
+    align=('avde/01_align', f"kinds=['eeg'] encoders=['labram'] align_options={LABRAM} layer=pooled align_targets=scaled align_batch_size=32 align_steps=40 align_every=8 align_lr=.003 draws=100 device=cpu",
+        'readers/eeg-s01/labram-seed0-control', 'align seed 0', ['readers/eeg-s01/labram-seed0.safetensors', 'readers/eeg-s01/labram-seed0-control.safetensors']),
+    tokenizer=('avde/02_tokenizer', "vocab=32 z=8 ch=8 ch_mult=[1,1] norm_groups=4 patch_nums=[1,2,4] stem=4 plain=4 steps=80 lr=.003 batch_size=16 perceptual=.1 critic=.02 critic_from=10 every=10 measures=['pixcorr'] draws=100 device=cpu",
         'training/words', 'tokenizer, words', ['tokenizer.safetensors']),
     generate=('avde/03_generate', 'aligned={align} tokenizer={tokenizer} depth=1 width=32 draw_batch_size=32 draw_steps=120 size=32 device=cpu',
-        'drawers/fmri-s01/mlp-var-seed0/draw', 'draw seed 0', ['drawers/fmri-s01/mlp-var-seed0.safetensors', 'drawers/fmri-s01/mlp-var-seed0-control.safetensors']),
+        'drawers/eeg-s01/labram-var-seed0/draw', 'draw seed 0', ['drawers/eeg-s01/labram-var-seed0.safetensors', 'drawers/eeg-s01/labram-var-seed0-control.safetensors']),
+    swap=('avde/05_swap', f"kinds=['eeg'] encoders=['labram'] painters=['var','diffusion'] tokenizer={{tokenizer}} depth=1 width=32 align_options={LABRAM} layer=pooled align_targets=scaled align_batch_size=32 align_steps=4 align_every=4 draw_batch_size=32 draw_steps=4 diffusion_batch_size=16 diffusion_steps=40 diffusion_draw_steps=1 controls=False samples=1 size=32 measures=['pixcorr'] draws=100 device=cpu",
+        'drawers/eeg-s01/labram-diffusion-seed0/diffusion', 'diffusion', ['drawers/eeg-s01/labram-var-seed0.safetensors', 'drawers/eeg-s01/labram-diffusion-seed0.safetensors']),
     build=('build/03_avde', 'concepts=12 per_concept=4 plain=2 mixed=2 size=32 vocab=32 width=8 scales=[1,2,4] plain_steps=4 word_steps=8 batch_size=8 depth=1 d=32 heads=2 components=8 draw_steps=120',
         'training/generator', 'generator', ['packed/tokenizer.safetensors', 'packed/generator.safetensors', 'packed/scale.safetensors']))
 

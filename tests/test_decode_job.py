@@ -76,3 +76,17 @@ def test_concept_centres_as_candidates(runs):
     (dict(train_on='both'), 'others'), (dict(centres='nowhere at all', kinds=['fmri']), 'no folder')])
 def test_refused_before_anything_is_trained(runs, given, says):
     with pytest.raises(RunFailed, match=says): run_job('retrieval/01_decode', out=runs/('-'.join(map(str, given.values())).replace(' ', '_').replace('[', '').replace(']', '').replace("'", '')), **quick, **given)
+
+
+def test_folds_are_made_one_at_a_time():
+    "Of ten people, training of nine others is joined when it is asked for, and let go for the next; what was found out about a fold stays."
+    import gc, weakref
+    from brainrecon.data.embedded import load_embedded
+    from brainrecon.jobs.decode import leave_out
+    from brainrecon.jobs.inputs import is_simulated
+    people = {('eeg', s): load_embedded('eeg', s, exemplars=1) for s in (1, 2, 3)}; folds = leave_out(people); assert list(folds) == list(people) and len(folds) == 3
+    first = folds['eeg', 1]; assert set(first.train.table.subject) == {2, 3} and folds['eeg', 1] is first and first.test is people['eeg', 1].test
+    first.likeness = dict(copies=1); gone = weakref.ref(first); del first
+    assert set(folds['eeg', 2].train.table.subject) == {1, 3}; gc.collect(); assert gone() is None
+    assert folds['eeg', 1].likeness == dict(copies=1) and is_simulated(folds['eeg', 1])
+    with pytest.raises(KeyError): folds['meg', 1]

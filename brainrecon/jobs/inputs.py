@@ -153,5 +153,6 @@ def readings_of(
     recordings:dict,  # (kind, subject) -> Splits, their tests opened
 )->dict:              # for `run.scores`
     "How often the test was read: in this run, and in all runs beside it; the most of all recordings."
-    every = [s.test.readings_all for s in recordings.values() if s.test.readings_all is not None]
-    return dict(test_readings=max(len(s.test.readings) for s in recordings.values()), test_readings_all=max(every) if every else None)
+    tests = [s.test for s in getattr(recordings, 'of', recordings).values()]     # of folds, without joining them again
+    every = [t.readings_all for t in tests if t.readings_all is not None]
+    return dict(test_readings=max(len(t.readings) for t in tests), test_readings_all=max(every) if every else None)

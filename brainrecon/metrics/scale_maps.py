@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['region_letters', 'letters_region', 'older_names', 'sources_of_drawings', 'region_of', 'regions_of', 'windows_of',
-           'samples_of', 'scale_features', 'distances', 'beyond', 'ScaleMap', 'order', 'corrected', 'check_map',
-           'redrawn', 'scale_map', 'show_scale_map', 'halves']
+           'samples_of', 'scale_features', 'distances', 'beyond', 'ScaleMap', 'order', 'best_of', 'corrected',
+           'check_map', 'redrawn', 'scale_map', 'peak_times', 'show_scale_map', 'halves']
 
 # %% ../../nbs/07_metrics/13_scale_maps.ipynb #6a6dc5e1
 import re
@@ -119,6 +119,7 @@ class ScaleMap:
     how: dict            # what was chosen
     simulated: bool = False
     notes: list = field(default_factory=list)
+    luck: np.ndarray = None  # `k`: the best correlation from onset on that shuffled pictures give, on average
     @property
     def centres(self)->np.ndarray: "The middle of each window in seconds."; return np.array(self.windows).mean(1)
     @property
@@ -150,6 +151,12 @@ def order(
     middle = lambda r: (r[..., rows, :, :][..., cells]*at[cells]).sum(-1)/r[..., rows, :, :][..., cells].sum(-1); steps = rows - rows.mean(); slope = lambda r: middle(r) @ steps/(steps @ steps)
     low, high = np.percentile(slope(m.again), [50*(1 - level), 50*(1 + level)])
     return dict(value=float(slope(m.r)), low=float(low), high=float(high), middles=dict(zip(names, middle(m.r).tolist())), scales=names, note='')
+
+def best_of(
+    null,           # `r k g w`
+)->np.ndarray:      # `k`; nothing if no window is left
+    "The best cell of each scale, on average over shuffles."
+    return null.reshape(*null.shape[:2], -1).max(-1).mean(0) if null.size else None
 
 def corrected(
     r, null,        # `k g w`; under shuffles `r k g w`
@@ -208,9 +215,25 @@ def scale_map(
     flat = tables.reshape(len(tables), -1); of = lambda o: (np.take(flat, o[i]*len(x) + o[j], 1) @ brain.T).reshape(len(tables), len(where), len(windows))
     r, gen = of(np.arange(len(x))), np.random.default_rng(seed); null = np.stack([of(gen.permutation(len(x))) for _ in range(permutations)]) if permutations else None
     again = np.stack([redrawn(tables[:, i, j], brain, i, j, len(x), gen).reshape(r.shape) for _ in range(draws)]) if draws else None
-    p = corrected(r, null) if permutations else None; notes = [sources_of_drawings[drawn_from]]*bool(sources_of_drawings[drawn_from])
+    p, luck = (corrected(r, null), best_of(null[..., np.array(windows)[:, 0] >= -1e-9])) if permutations else (None, None); notes = [sources_of_drawings[drawn_from]]*bool(sources_of_drawings[drawn_from])
     if p is not None and (p[..., np.array(windows)[:, 1] <= 1e-9] < .05).any(): notes.append('related BEFORE onset: look at the alignment, at filters, and at the order of presentation')
-    return ScaleMap(r, p, again, list(scales), {n: len(c) for n, c in where.items()}, windows, len(x), dict(given=given, distance=distance, permutations=permutations, draws=draws, drawn_from=drawn_from, seed=seed), simulated, notes)
+    return ScaleMap(r, p, again, list(scales), {n: len(c) for n, c in where.items()}, windows, len(x), dict(given=given, distance=distance, permutations=permutations, draws=draws, drawn_from=drawn_from, seed=seed), simulated, notes, luck)
+
+# %% ../../nbs/07_metrics/13_scale_maps.ipynb #49763177
+def peak_times(
+    m:ScaleMap,
+    level:float=.95,
+)->pd.DataFrame:   # a row a scale: region, time (middle of the window, s), low, high; r, r low, r high, chance, p; dot
+    "The best cell of each scale from onset on, with intervals over pictures for its moment and its correlation."
+    if m.p is None or m.again is None: raise ValuesError('the map has no shuffles, or no draws;', 'a moment with an interval needs both.', '', 'Make it with permutations=500, draws=200.')
+    if not m.after.any(): raise ValuesError('no window begins at onset or later;', 'a moment lies after the picture has come.', 'Seconds may be counted from something else.', 'Give windows in seconds from onset.')
+    centres, w, rows = m.centres[m.after], int(m.after.sum()), []
+    ends = lambda v, value: (min(value, float(np.percentile(v, 50*(1 - level)))), max(value, float(np.percentile(v, 50*(1 + level)))))
+    for k, name in enumerate(m.scales):
+        r, again, p = (v[..., k, :, :][..., m.after].reshape(*v.shape[:-3], -1) for v in (m.r, m.again, m.p)); best = int(r.argmax()); time = float(centres[best % w])
+        (low, high), (worst, top) = ends(centres[again.argmax(1) % w], time), ends(again[:, best], float(r[best]))
+        rows.append({'scale': name, 'region': list(m.regions)[best//w], 'time': time, 'low': low, 'high': high, 'r': float(r[best]), 'r low': worst, 'r high': top, 'chance': float(m.luck[k]), 'p': float(p[best]), 'dot': bool(p[best] < .05)})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/07_metrics/13_scale_maps.ipynb #cf10e3ba
 def show_scale_map(
