@@ -4,6 +4,7 @@ The parts are fresh and tiny: these tests say that the chain holds together, not
 """
 import json, math
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from brainrecon.core.checks import FolderError, LeakError, MissingWeights, ParameterError
@@ -96,6 +97,38 @@ def test_swap(runs, words):
     again = [c.label for c in load_chains(run.folder/'drawers'/'eeg-s01')]; assert sorted(again) == sorted(f'{e}-{g}-seed0' for e in ('labram', 'eegnet') for g in ('var', 'diffusion'))
 
 
+# Scales, moments and places
+
+@pytest.fixture(scope='module')
+def with_control(runs, words):
+    "A tiny AVDE and its control on simulated EEG."
+    return run_job('avde/05_swap', out=runs/'with-control', tokenizer=str(words.folder), depth=1, width=16, encoders=['mlp'], painters=['var'], layer='pooled', align_targets='scaled', align_steps=4, align_every=4, align_axes=32, draw_steps=2, samples=1, size=32, measures=['pixcorr'], draws=200, **quick)
+
+
+def test_scales(with_control, runs):
+    run = run_job('avde/06_scales', out=runs/'scales', drawn=str(with_control.folder), permutations=20, draws=20, width=.2, **quick); s = run.scores(); assert s['test_readings'] == 1
+    rows = {(r['what'].replace(', simulated EEG, subject 1', ''), r['measure']): r for r in s['rows']}; name = 'AVDE with MLP'
+    for scale in ('1 x 1', '2 x 2', '4 x 4'):
+        for control in (False, True):
+            r = rows[f'{name}{", shuffled pairs"*control}, {scale}', 'scale correlation']; assert r['control'] == control and r['low'] <= r['value'] <= r['high'] and r['chance'] > 0 and 0 < r['p'] <= 1 and r['n'] == 200 and r['over'] == 'pictures' and r['simulated']
+    assert rows[f'{name}, control, read', 'scale correlation']['control'] and rows[f'{name}, shuffled pairs', 'two-way by pixels']['control'] and not rows[name, 'two-way by pixels']['control']
+    for end in ('read', 'drawn'): r = rows[f'{name}, {end}, beyond its control', 'correlation beyond control']; assert r['low'] <= r['value'] <= r['high'] and r['chance'] == 0
+    label = 'eeg-s01-mlp-var-seed0'; assert {f'map-{label}', f'map-{label}-control', f'ends-{label}'} == {p.stem for p in (run.folder/'figures').glob('*.png')} and any('not say that they are right' in n for n in s['notes'])
+    peaks = pd.read_csv(run.folder/'peaks.csv'); assert len(peaks) == 6 and set(peaks.pairs) == {'trained', 'shuffled pairs'} and (peaks.low <= peaks.time).all() and (peaks.time <= peaks.high).all() and len(pd.read_csv(run.folder/'cells.csv')) == (3 + 3 + 5)*6*2
+
+
+def test_scales_of_what_has_none(taught, aligned, tmp_path):
+    from brainrecon.decoders.drawing import MeanDrawer
+    from brainrecon.jobs.scale_maps import drawn_before, kinds_with_time, with_controls
+    for bad in ('', str(tmp_path), str(aligned.folder)):
+        with pytest.raises(FolderError, match='avde/03_generate'): drawn_before(bad)
+    folder, values = drawn_before(str(taught.folder)); assert folder == taught.folder and values['size'] == 32 and values['kinds'] == ['fmri']
+    with pytest.raises(ParameterError, match='fMRI response has one number for each voxel'): kinds_with_time(Source.of(values))
+    chains = load_chains(taught.folder/'drawers'/'fmri-s01', 'cpu'); assert [(a.control, b.control) for a, b in with_controls(chains)] == [(False, True)]
+    with pytest.raises(ParameterError, match='has no control'): with_controls(chains[:1])
+    with pytest.raises(ParameterError, match='no scales to compare'): with_controls([Chain('mlp', 'var', 0, False, MeanDrawer()), chains[1]])
+
+
 # Refused before anything is opened
 
 def test_a_job_refuses_before_it_starts(tmp_path):
@@ -107,7 +140,7 @@ def test_stages_are_not_mixed_up(aligned, words):
     with pytest.raises(ParameterError, match='without a generator'): open_parts('var:vae_ch160v4096z32.pth')
     with pytest.raises(ParameterError, match='a scale of its own'): reader_settings(dict(targets='generator'), Parts(None, None))
     with pytest.raises(ValueError, match='scaled'): reader_settings(dict(targets='plain'))
-    for bad in (dict(encoders=['atm', 'atm']), dict(generators_=['gan']), dict(samples=0), dict(seeds=[]), dict(depth=-1)):
+    for bad in (dict(encoders=['atm', 'atm']), dict(align_steps=0, align_epochs=0), dict(generators_=['gan']), dict(samples=0), dict(seeds=[]), dict(depth=-1)):
         with pytest.raises(ValueError): check_avde(**{**dict(source=Source(), encoders=['labram'], seeds=[0]), **bad})
 
 

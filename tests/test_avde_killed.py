@@ -1,6 +1,6 @@
 """Each training job of AVDE, killed with -9 in the middle and started again: the weights, the course and the scores of an undisturbed run, bit for bit.
 
-The commands are those that a user types, with tiny sizes; nothing is replaced. Readers are cut in the control, tokenizers with words, the packaged parts in the generator: what was whole before is read back, too.
+The commands are those that a user types, with tiny sizes; nothing is replaced. Readers are cut in the control, tokenizers with words, the packaged parts in the generator, painters one after the other: what was whole before is read back, too.
 """
 import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
@@ -12,18 +12,17 @@ COMMAND = str(Path(sys.executable).with_name('brainrecon'))   # the command that
 
 LABRAM = "['labram.patch=80','labram.width=80','labram.depth=2','labram.heads=4','labram.mlp_ratio=1','labram.drop_path=.3']"   # the last of two blocks is left out for three rows of ten, by chance
 
-# job; values, in which {align} and {tokenizer} are the folders of undisturbed runs; folder of the training that is cut, and its name in the log; weights that the run leaves
+# job; values, in which {align} and {tokenizer} are the folders of undisturbed runs; folders of the trainings that are cut, and their names in the log; weights that the run leaves
 JOBS = dict(
     align=('avde/01_align', f"kinds=['eeg'] encoders=['labram'] align_options={LABRAM} layer=pooled align_targets=scaled align_batch_size=32 align_steps=40 align_every=8 align_lr=.003 draws=100 device=cpu",
-        'readers/eeg-s01/labram-seed0-control', 'align seed 0', ['readers/eeg-s01/labram-seed0.safetensors', 'readers/eeg-s01/labram-seed0-control.safetensors']),
+        [('readers/eeg-s01/labram-seed0-control', 'align seed 0')], ['readers/eeg-s01/labram-seed0.safetensors', 'readers/eeg-s01/labram-seed0-control.safetensors']),
     tokenizer=('avde/02_tokenizer', "vocab=32 z=8 ch=8 ch_mult=[1,1] norm_groups=4 patch_nums=[1,2,4] stem=4 plain=4 steps=80 lr=.003 batch_size=16 perceptual=.1 critic=.02 critic_from=10 every=10 measures=['pixcorr'] draws=100 device=cpu",
-        'training/words', 'tokenizer, words', ['tokenizer.safetensors']),
-    generate=('avde/03_generate', 'aligned={align} tokenizer={tokenizer} depth=1 width=32 draw_batch_size=32 draw_steps=120 size=32 device=cpu',
-        'drawers/eeg-s01/labram-var-seed0/draw', 'draw seed 0', ['drawers/eeg-s01/labram-var-seed0.safetensors', 'drawers/eeg-s01/labram-var-seed0-control.safetensors']),
-    swap=('avde/05_swap', f"kinds=['eeg'] encoders=['labram'] painters=['var','diffusion'] tokenizer={{tokenizer}} depth=1 width=32 align_options={LABRAM} layer=pooled align_targets=scaled align_batch_size=32 align_steps=4 align_every=4 draw_batch_size=32 draw_steps=4 diffusion_batch_size=16 diffusion_steps=40 diffusion_draw_steps=1 controls=False samples=1 size=32 measures=['pixcorr'] draws=100 device=cpu",
-        'drawers/eeg-s01/labram-diffusion-seed0/diffusion', 'diffusion', ['drawers/eeg-s01/labram-var-seed0.safetensors', 'drawers/eeg-s01/labram-diffusion-seed0.safetensors']),
+        [('training/words', 'tokenizer, words')], ['tokenizer.safetensors']),
+    generate=('avde/03_generate', "aligned={align} tokenizer={tokenizer} painters=['var','diffusion'] depth=1 width=32 draw_batch_size=32 draw_steps=120 diffusion_batch_size=4 diffusion_steps=12 size=32 device=cpu",
+        [('drawers/eeg-s01/labram-var-seed0/draw', 'draw seed 0'), ('drawers/eeg-s01/labram-diffusion-seed0/diffusion', 'diffusion')],
+        [f'drawers/eeg-s01/labram-{p}-seed0{c}.safetensors' for c in ('', '-control') for p in ('var', 'diffusion')]),
     build=('build/03_avde', 'concepts=12 per_concept=4 plain=2 mixed=2 size=32 vocab=32 width=8 scales=[1,2,4] plain_steps=4 word_steps=8 batch_size=8 depth=1 d=32 heads=2 components=8 draw_steps=120',
-        'training/generator', 'generator', ['packed/tokenizer.safetensors', 'packed/generator.safetensors', 'packed/scale.safetensors']))
+        [('training/generator', 'generator')], ['packed/tokenizer.safetensors', 'packed/generator.safetensors', 'packed/scale.safetensors']))
 
 
 def command(name, out, whole):
@@ -66,19 +65,22 @@ def cut(line, training):
 
 @pytest.mark.parametrize('name', JOBS)
 def test_killed_job_ends_as_if_it_had_not_been(name, whole, tmp_path):
-    "The second start goes on from the checkpoint, and every array, every row of every course and every score is that of the undisturbed run."
-    *_, training, called, weights = JOBS[name]; at, line = tmp_path/'cut', command(name, tmp_path/'cut', whole); read = lambda p: json.loads(p.read_text(encoding='utf-8'))
-    one = whole[name]; last = steps_at(one/training)[-1]
-    cut(line, at/training); reached = steps_at(at/training)[-1]
-    assert 0 < reached < last and not (at/weights[-1]).exists() and not (at/'scores.json').exists() and read(at/'status.json')['state'] == 'running', 'killed too late: give it more steps'
-    assert 'goes on in' in run(line) and [a['state'] for a in read(at/'status.json')['attempts']] == ['running', 'finished']
-    log = (at/'log.txt').read_text(encoding='utf-8').partition('--- attempt 2')[2]; went = re.search(rf'{called}  goes on from step (\d+)\n{called}  step +(\d+)/{last} ', log)
-    assert 'attempt 2: goes on' in log and went and int(went[1]) == reached < int(went[2]) <= reached + last/10, log[:2000]     # it speaks every twentieth of the way
+    "The next start goes on from the checkpoint, and every array, every row of every course and every score is that of the undisturbed run."
+    *_, cuts, weights = JOBS[name]; at, line = tmp_path/'cut', command(name, tmp_path/'cut', whole); read = lambda p: json.loads(p.read_text(encoding='utf-8'))
+    one, reached = whole[name], []; last = [steps_at(one/training)[-1] for training, _ in cuts]
+    for (training, _), end in zip(cuts, last):
+        cut(line, at/training); reached.append(steps_at(at/training)[-1])
+        assert 0 < reached[-1] < end and not (at/weights[-1]).exists() and not (at/'scores.json').exists() and read(at/'status.json')['state'] == 'running', 'killed too late: give it more steps'
+    assert 'goes on in' in run(line) and [a['state'] for a in read(at/'status.json')['attempts']] == [*['running']*len(cuts), 'finished']
+    logs = (at/'log.txt').read_text(encoding='utf-8').split('--- attempt ')[2:]; assert len(logs) == len(cuts)
+    for n, log, (_, called), begun, end in zip(range(2, 9), logs, cuts, reached, last):
+        went = re.search(rf'{called}  goes on from step (\d+)\n{called}  step +(\d+)/{end} ', log)
+        assert f'attempt {n}: goes on' in log and went and int(went[1]) == begun < int(went[2]) <= begun + end/10, log[:2000]     # it speaks every twentieth of the way
     files = lambda folder, end: sorted(str(p.relative_to(folder)) for p in folder.rglob(end))
     both = files(one, '*.safetensors'); assert both == files(at, '*.safetensors') and set(weights) <= set(both)
     for f in both:
         a, b = load_file(one/f), load_file(at/f); assert a and a.keys() == b.keys(), f
         for k in a: assert a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and a[k].tobytes() == b[k].tobytes(), (f, k)
-    courses = files(one, 'log.jsonl'); assert f'{training}/log.jsonl' in courses and courses == files(at, 'log.jsonl')
+    courses = files(one, 'log.jsonl'); assert {f'{training}/log.jsonl' for training, _ in cuts} <= set(courses) and courses == files(at, 'log.jsonl')
     for f in courses: assert (one/f).read_text() == (at/f).read_text(), f
     assert read(one/'scores.json') == read(at/'scores.json') and read(one/'scores.json')['rows']

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, ValuesError, seeded
 from brainrecon.generators import fast
-from brainrecon.generators.fast import OneDNN, Quick, QuickDecoder, corner_weights, draw_scales_at_once, drawing_cost, enlarged, has_onednn, light, mapped, mapped_pair
+from brainrecon.generators.fast import Brush, OneDNN, Quick, QuickDecoder, corner_weights, draw_scales_at_once, drawing_cost, enlarged, has_onednn, light, mapped, mapped_pair, picture_work
 from brainrecon.generators.sampling import picture_noise, sample
 from brainrecon.generators.var import VAR, save_var, var_configs
 from brainrecon.generators.vqvae import VQVAE, save_vqvae, vqvae_256
-from brainrecon.jobs.generation_speed import compared, lively, theirs, timed_draws, write_networks
+from brainrecon.jobs.generation_speed import compared, difference_rows, lively, theirs, timed_draws, write_networks
 
 shape = dict(vocab=40, z=8, patch_nums=(1, 2, 3, 4))
 
@@ -113,6 +113,54 @@ def test_onednn():
 def test_without_onednn(networks, monkeypatch):
     want = Quick(*networks)(torch.arange(2), top_k=4); monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: False)
     q = Quick(*networks); assert not q.onednn; same(q(torch.arange(2), top_k=4), want)
+
+# Which way is taken
+
+def test_small_drawings_are_plain_and_large_ones_quick(networks, monkeypatch):
+    v, q = networks; cond = torch.arange(3); how = dict(seed=3, guidance=2., top_k=9, trace=True); want = sample(v, q, cond, **how); brush = Brush()
+    got = brush(v, q, cond, **how); assert not brush.pays(v, q) and brush.quick is None and torch.equal(got.img, want.img) and torch.equal(got.f_hat, want.f_hat) and all(torch.equal(a, b) for a, b in zip(got.trace, want.trace))
+    monkeypatch.setattr(fast, 'worth', picture_work(v, q)); same(brush(v, q, cond, **how), want); assert brush.pays(v, q) and brush.quick is not None and brush.quick.half is None
+    kept = brush.quick; brush(v, q, cond, **how); assert brush.quick is kept; brush(v, q, cond, batch=1); assert brush.quick.at_once == 1
+    assert torch.equal(brush(v, q, cond, fast=False, **how).img, want.img) and torch.equal(brush(v, q, cond, smooth=True, **how).img, sample(v, q, cond, smooth=True, **how).img)
+    with torch.device('meta'): assert picture_work(VAR(**var_configs['d16']), VQVAE(**vqvae_256)) == pytest.approx(991, abs=1)
+
+@pytest.mark.parametrize('change', ['in place', 'loaded', 'through data', 'another tensor'])
+def test_changed_weights_are_noticed(networks, change):
+    import copy
+    v, q = (copy.deepcopy(m).requires_grad_(False) for m in networks); brush = Brush(); cond = torch.arange(2); before = brush(v, q, cond, fast=True).img; conv = q.decoder.up[1].upsample.conv
+    if change == 'in place': conv.weight.mul_(1.5)
+    elif change == 'loaded': q.load_state_dict({k: t*1.5 if 'upsample' in k else t for k, t in q.state_dict().items()})
+    elif change == 'through data': conv.weight.data.mul_(1.5)
+    else: conv.weight = torch.nn.Parameter(conv.weight*1.5)
+    after = brush(v, q, cond, fast=True); assert not torch.equal(after.img, before); same(after, sample(v, q, cond))
+    half = brush(v, q, cond, half='bfloat16'); v.head.bias.add_(torch.linspace(-9, 9, 40)); assert not torch.equal(half.indices[-1], brush(v, q, cond, half='bfloat16').indices[-1]) and brush.quick.half == torch.bfloat16
+
+def test_nothing_of_it_is_copied_or_kept(networks):
+    import copy, pickle
+    brush = Brush(); brush(*networks, torch.arange(2), fast=True); assert copy.deepcopy(brush).quick is None and len(pickle.dumps(brush)) < 200 and pickle.loads(pickle.dumps(brush)).quick is None
+    brush.clear(); assert brush.quick is None and brush(*networks, torch.arange(2), fast=True).img.shape == (2, 3, 64, 64)
+
+def test_bad_wishes(networks):
+    for bad in (dict(fast='very'), dict(fast=None), dict(fast=False, half='float16'), dict(half='int8'), dict(fast=True, smooth=True), dict(half='float16', smooth=True), dict(fast=True, batch=0), dict(fast=True, batch=-1), dict(batch=0)):
+        with pytest.raises(ReconError): Brush()(*networks, torch.arange(2), **bad)
+
+def test_recordings_are_few(networks, monkeypatch):
+    "Each holds memory of the card."
+    monkeypatch.setattr(fast, 'Recorded', lambda f, *inputs: lambda *given: f(*given)); quick = Quick(*networks, at_once=9); quick.graph = True
+    for n in range(1, 8): quick(torch.arange(n), top_k=3)
+    assert len(quick.taped) == 4 and [k[0] for k in quick.taped] == [4, 5, 6, 7]
+
+def test_difference_of_half_precision(tmp_path, networks):
+    "What the benchmark says of 16 bits, on a CPU and on a GPU."
+    from brainrecon.jobs.metric_speed import Watch
+    from brainrecon.jobs.report import check_scores
+    def draw(half):
+        def f(labels, top_k, top_p): s = Quick(*networks, half)(torch.tensor(labels) % 10, top_k=top_k, top_p=top_p); return [i.tolist() for i in s.indices], s.img
+        return f
+    full, half = (dict(result=tmp_path/f'{n}.json') for n in ('full', 'half')); timed_draws(draw(None), full['result'], 1, 1, 'cpu', Watch().__enter__()); timed_draws(draw(torch.bfloat16), half['result'], 1, 1, 'cpu', Watch().__enter__())
+    same_share, img = difference_rows('16 bits', full, half, 'a card'); c = compared(full['result'], half['result'])
+    assert same_share['value'] == c['same'] <= 1 and img['value'] == c['img'] > 0 and same_share['note'].startswith('a card; against float32, 30 greedy tokens') and ('first other one at scale' in img['note']) == (c['first'] is not None)
+    assert [r['value'] for r in difference_rows('x', full, full)] == [1., 0.]; check_scores(dict(title='x', rows=[same_share, img]))
 
 def test_counts():
     with torch.device('meta'): v, q = VAR(**var_configs['d16']), VQVAE(**vqvae_256)

@@ -108,3 +108,12 @@ def test_every_key_has_a_place():
         assert 'Nothing was loaded' in str(e.value)
 
 def test_an_empty_report_can_be_printed(): assert str(KeyReport()) == 'the file: 0 matched, 0 renamed, 0 new, 0 refused' and len(KeyReport().table()) == 0
+
+
+@pytest.mark.parametrize('around', ['module.', '_orig_mod.', 'module._orig_mod.'])
+def test_what_a_wrapper_put_before_every_name(tmp_path, around):
+    "Names of a network that was trained by several processes or compiled are read without the wrapper's; one name without it keeps all as they are."
+    torch.save({'trainer': {'labram_local': {around + k: v for k, v in weights().items()}}}, tmp_path/'w.pth')
+    assert same(read_official(tmp_path/'w.pth', under=('trainer', 'labram_local')), weights())
+    torch.save({**{around + k: v for k, v in weights().items()}, 'own': torch.ones(1)}, tmp_path/'x.pth')
+    assert set(read_official(tmp_path/'x.pth')) == {around + k for k in weights()} | {'own'}

@@ -78,7 +78,7 @@ class AVDE(Drawer):
         length:str=None,         # of embeddings, 'own' or 'unit': see `Painter`; 'unit' for the packaged parts, else 'own'
         align:dict=None,         # options of stage one: see `Reader.fit`
         teach:dict=None,         # options of stage two: see `Painter.teach`
-        sampling:dict=None,      # options of drawing: see `sample`; unless said as the card of the generator says, else guidance 4, top_k 900, top_p 0.95 as in the paper
+        sampling:dict=None,      # options of drawing: see `sample`; unless said as the card of the generator says, else guidance 4 and top_k 900 (AVDE's paper) and top_p 0.95 (VAR)
         card:dict=None,          # `concepts` that the given parts have seen
         seed:int=0,
         folder=None,             # of the run: checkpoints, tokens, embeddings
@@ -99,7 +99,7 @@ class AVDE(Drawer):
         self.reader = Reader(c['encoder'], c['seed'], options=c['options'], weights=self.weights, targets=c['targets'], scale=self.scale, standardise=c['standardise'], axes=c['axes'])
     def how_to_draw(self, changes:dict)->dict:
         "Options of drawing with some of them changed."
-        names = [k for k in inspect.signature(sample).parameters if k not in ('var', 'vqvae', 'cond', 'seeds', 'seed', 'trace')]
+        names = [k for k in inspect.signature(sample).parameters if k not in ('var', 'vqvae', 'cond', 'seeds', 'seed', 'trace')] + ['fast', 'half']     # the last two: see `Painter`
         for k in changes: known(k, names, 'option of drawing')
         return {**self.config['sampling'], **changes}
     def learn(self, train, valid, parts, gallery):

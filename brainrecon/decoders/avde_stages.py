@@ -31,7 +31,7 @@ from .retrieval import Decoder, Gallery, Scale, cosine, main_axes
 from ..encoders.eeg_networks import eeg_encoder
 from ..encoders.labram import layer_groups, load_labram
 from ..encoders.small import small_encoder, small_encoders
-from ..generators.sampling import sample
+from ..generators.fast import Brush
 from ..generators.training import train_generator, word_scores
 from ..generators.var import VAR, load_var
 from ..generators.vqvae import VQVAE, to_signed
@@ -94,7 +94,7 @@ class Reader(Decoder):
         if scale is not None and targets == 'raw': raise ParameterError("targets='raw' and a scale were given;", 'one of them was expected.', 'Raw targets have no scale.', 'Leave one out.')
         if weights is not None and encoder not in ('auto', 'labram'): raise ParameterError(f'weights were given for {encoder!r};', "encoder='labram' was expected.", 'Published weights are those of LaBraM.', 'Leave `weights` out.')
         self.config = dict(encoder=encoder, seed=seed, options=dict(options or {}), targets=targets, standardise=bool(standardise), axes=axes)
-        self.weights, self.given, self.axes, self.account = weights, scale, None, 'fresh weights'
+        self.weights, self.given, self.axes, self.account, self.likeness = weights, scale, None, 'fresh weights', 'cosine'
 
 # %% ../../nbs/06_decoders/05a_avde_stages.ipynb #1d0afb70
 @patch
@@ -140,6 +140,17 @@ def map(self:Reader, x)->np.ndarray:  # `b d`
 
 # %% ../../nbs/06_decoders/05a_avde_stages.ipynb #3c26dc47
 @patch
+def alike(self:Reader, e, z)->np.ndarray:  # `b d`, `k d` -> `b k`
+    "How near each response points to each picture, as the loss that taught the reader sees it."
+    return cosine(e, z) if self.likeness == 'cosine' else np.asarray(e, 'float64') @ np.asarray(z, 'float64').T
+
+@patch
+def retrieve(self:Reader, trials:Trials, gallery:Gallery, k:int=5)->list:
+    "Names of the `k` nearest pictures for every trial, nearest first."
+    if not 1 <= k <= len(gallery): raise ShapeError(f'{k} pictures were asked for;', f'the gallery has {len(gallery)}.', '', 'Ask for 1 to that many.')
+    return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in self.alike(self.embed(trials), self.z_scale(gallery.z))]
+
+@patch
 def loss(self:Reader, model, batch)->dict:
     "The terms of the alignment loss."
     x, z, picture = batch; e, s = model(self.read(x)); how = dict(self.how)
@@ -156,7 +167,7 @@ def scores(self:Reader,
     "On held-out concepts: right picture nearest of all, right picture before a random other one, loss."
     place = next(model.parameters()).device; e = torch.cat([model.brain(p.to(place)).float().cpu() for p in x.split(256)])
     _, first, which = np.unique(pictures, return_index=True, return_inverse=True)
-    sim = cosine(e, z[first]).round(9); own = sim[np.arange(len(sim)), which][:, None]; less, tied = (sim < own).sum(1), (sim == own).sum(1) - 1; k = len(first)
+    sim = self.alike(e, z[first]).round(9); own = sim[np.arange(len(sim)), which][:, None]; less, tied = (sim < own).sum(1), (sim == own).sum(1) - 1; k = len(first)
     if k < 2: raise ShapeError('the validation trials show one picture;', 'two or more were expected.', 'It cannot be mistaken for another.', 'Hold out more concepts.')
     how, s = dict(self.how), model.logit_scale.detach().float().cpu(); same = torch.from_numpy(which[:, None] == which[None]) if how.pop('repeats') else None
     terms = [avde_loss(e[i:i+512], z[i:i+512], s, positives=None if same is None else same[i:i+512, i:i+512], **how) for i in range(0, len(e) - (len(e) > 1 and len(e) % 512 == 1), 512)]
@@ -184,7 +195,7 @@ def fit(self:Reader,
     **settings,              # of `FitOptions`, such as clip, floor or precision
 ):
     "Align: train, and keep the weights that do best on the held-out concepts."
-    known(monitor, ['identify', 'top1', 'loss'], 'score that chooses'); self.how = dict(mode=mode, share=share, halved=halved, largest=largest, repeats=repeats)
+    known(monitor, ['identify', 'top1', 'loss'], 'score that chooses'); self.how = dict(mode=mode, share=share, halved=halved, largest=largest, repeats=repeats); self.likeness = 'dot' if mode == 'released' else 'cosine'
     self.prepare(train, valid, gallery, as_released); c, fmt = self.config, np.ascontiguousarray
     y, zv, x = self.z_scale(gallery.of(train)), torch.from_numpy(self.z_scale(gallery.of(valid))), train.x
     self.recording['reach'] = float(np.median(np.linalg.norm(y, axis=1)))   # how long targets are
@@ -193,7 +204,7 @@ def fit(self:Reader,
     xv = torch.from_numpy(fmt(self.inputs(self.signal(valid)), 'float32')); picture = np.unique(train.pictures, return_inverse=True)[1].astype('int64')
     batches = Batches(x, y, picture, batch_size=min(batch_size, len(train)), seed=c['seed'], drop_last=True); steps = steps or epochs*len(batches)
     groups = (lambda m: layer_groups(m, layer_decay, weight_decay)) if c['encoder'] == 'labram' else None
-    about = dict(config=c, how=self.how, layer_decay=layer_decay, recording=self.recording, data=array_hash(dict(x=x, y=y, picture=picture)), start=weights_mark(self.model))
+    about = dict(config=c, how=self.how, layer_decay=layer_decay, recording=self.recording, data=array_hash(dict(x=x, y=y, picture=picture)), start=weights_mark(self.model)) | (dict(likeness='dot') if self.likeness == 'dot' else {})
     run = Fit(self.model, self.loss, folder=folder, log=log, about=about, name=f"align seed {c['seed']}", groups=groups, lr=lr, weight_decay=weight_decay, warmup=int(warmup*steps), seed=c['seed'], device=device, **settings)
     self.history = run.run(batches, steps, valid=lambda m: self.scores(m, xv, zv, valid.pictures), every=every, monitor=monitor, mode='min' if monitor == 'loss' else 'max')
     self.model.eval().requires_grad_(False)
@@ -215,7 +226,7 @@ def reader_parts(
     if not hasattr(reader, 'model'): raise UnknownError('this reader has not learned anything yet;', 'an aligned one was expected.', 'There is nothing to keep.', 'Call `fit` first.')
     scales = dict(x_mean=reader.x_scale.mean, x_std=reader.x_scale.std, **{f'z_{k}': v for k, v in reader.z_scale.fitted.items()})
     own = {} if reader.axes is None else dict(axes=reader.axes)
-    return dict(reader=reader.config, recording=reader.recording, shuffled=bool(getattr(reader, 'shuffled', False)), targets=reader.z_scale.meta, account=str(reader.account)), \
+    return dict(reader=reader.config, recording=reader.recording, shuffled=bool(getattr(reader, 'shuffled', False)), targets=reader.z_scale.meta, account=str(reader.account), likeness=reader.likeness), \
         scales | own | arrays_of(reader.model, 'reader')
 
 def reader_back(
@@ -224,6 +235,7 @@ def reader_back(
     "The reader that was kept."
     c, t = meta['reader'], meta['targets']; out = Reader(c['encoder'], c['seed'], **{k: v for k, v in c.items() if k not in ('encoder', 'seed')})
     out.recording, out.shuffled, out.account, out.axes = meta['recording'], meta['shuffled'], meta['account'], arrays.get('axes')
+    out.likeness = known(meta.get('likeness', 'cosine'), ['cosine', 'dot'], 'likeness')   # older files do not say it: theirs is the cosine
     out.x_scale, out.z_scale = Scale(arrays['x_mean'], arrays['x_std']), Standardise(t.get('components'), t.get('power', 1.), t.get('widths'))
     out.z_scale.arrays, out.z_scale.meta = {k[2:]: v for k, v in arrays.items() if k.startswith('z_')}, t
     out.build(len(out.z_scale.arrays['scale'])); fill(out.model, weights_of(arrays, 'reader'), 'the reader')
@@ -322,9 +334,15 @@ class Painter:
         vqvae:VQVAE, var:VAR,
         length:str='own',   # of embeddings; 'unit': all get one length, so that a faint response is not a faint wish
         reach:float=None,   # this length; sqrt(d) if None
+        fast='auto', half:str='', # how to draw, unless `paint` is told: see `Brush`
     ):
+        self.brush, self.fast, self.half = Brush(), fast, half
         self.vqvae, self.var, self.length, self.reach, self.account, self.history = vqvae.eval().requires_grad_(False), var.eval(), known(length, ['own', 'unit'], 'length of embeddings'), reach, 'not taught', None
-    def to(self, place): self.vqvae.to(place); self.var.to(place); return self
+    def to(self, place):
+        "Move both networks; what was made ready elsewhere is given back."
+        was = self.var.pos_1LC.device; self.vqvae.to(place); self.var.to(place)
+        if self.var.pos_1LC.device != was: self.brush.clear()
+        return self
     def condition(self, e)->np.ndarray:  # `b d`
         "Embeddings as the generator gets them."
         e = np.array(e, 'float32')
@@ -347,7 +365,7 @@ def teach(self:Painter,
 ):
     "Teach the generator; keep the weights that do best on the held-out concepts, or those of the start."
     cond, rows = self.condition(train[0]), np.asarray(train[1]); valid = self.condition(valid[0]), np.array(valid[1])
-    batch_size = min(batch_size, len(cond)); steps = epochs*(len(cond)//batch_size) if steps is None else steps
+    self.brush.clear(); batch_size = min(batch_size, len(cond)); steps = epochs*(len(cond)//batch_size) if steps is None else steps
     start = {k: v.cpu().clone() for k, v in self.var.state_dict().items()}; self.to(find_device(str(device))); before = word_scores(self.var.eval(), self.vqvae, *valid)['loss']
     self.account = f'not taught; loss on held-out concepts {before:.3f}'
     if not steps: return self
@@ -367,8 +385,10 @@ def paint(self:Painter,
     seeds,          # one for each, `b`
     device:str='cpu',
     trace:bool=False, # all scales, too
+    fast=None, half:str=None, # which way, and with how many bits: see `Brush`; None: as the painter was told
     **sampling,     # of `sample`: guidance, top_k, top_p, ...
 ):                  # `Sampled`
     "One picture of each embedding; the same whatever stands beside it."
     place = find_device(device); self.to(place)
-    return sample(self.var, self.vqvae, torch.from_numpy(self.condition(e)).to(place), seeds=np.asarray(seeds), trace=trace, **sampling)
+    how = dict(fast=self.fast if fast is None else fast, half=self.half if half is None else half, **sampling)
+    return self.brush(self.var, self.vqvae, torch.from_numpy(self.condition(e)).to(place), seeds=np.asarray(seeds), trace=trace, **how)

@@ -266,7 +266,7 @@ def load_labram(
     **config,           # other arguments of `LaBraM`
 )->tuple:               # (LaBraM, KeyReport)
     "A LaBraM with these weights, and an account of every key."
-    state, about = read_official(path), read_about(path); inside = any(k.startswith('student.') for k in state)
+    state, about = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'labram_local')), read_about(path); inside = any(k.startswith('student.') for k in state)
     def ours(k): return k if not inside else k.removeprefix('student.') if k.startswith('student.') else None
     found = {**sizes_of({ours(k): v for k, v in state.items() if ours(k)}), **about.get('config', {})}
     given = {k: v for k, v in dict(ch_names=ch_names, n_times=n_times, n_outputs=n_outputs).items() if v is not None}

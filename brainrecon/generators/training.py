@@ -134,14 +134,14 @@ def train_tokenizer(
     for k in w:
         if k not in tokenizer_weights: raise ParameterError(f'{k!r} is no part of the loss;', f'known are {", ".join(tokenizer_weights)}.', '', 'Correct the name.')
     maps = EarlyMaps(encoder) if encoder is not None and w['perceptual'] else None; at = None if folder is None else Path(folder)
-    with seeded(seed): task = TokenizerTask(vqvae, Critic() if critic else None)
+    with seeded(seed): task = TokenizerTask(vqvae, Critic() if critic and w['critic'] else None)
     def care(net, img):
         net.steps += 1; n = int(net.steps)
         if not every or n % every or n > .75*steps: return   # words that were moved late would not settle
         with torch.no_grad(): z = net.vqvae.latent(img)
         net.moved += revive(net.vqvae.quantize, z, least, torch.Generator().manual_seed(seed*1_000_003 + n))
     how = dict(weights=w, maps=maps, critic_from=critic_from, care=care); batches = Batches(train, batch_size=batch_size, seed=seed, drop_last=True)
-    made = dict(about or {}, tokenizer=vqvae.config, parts=w, pictures=array_hash(dict(img=train)), every=every, least=least)
+    made = dict(about or {}, tokenizer=vqvae.config, parts=w, pictures=array_hash(dict(img=train)), every=every, least=least, critic_from=critic_from if critic else None, seen_by=encoder.description() if maps is not None else None)
     stage = lambda name, n: tokenizer_stage(task, batches, valid, name, n, how, at, log=log, lr=lr, seed=seed, device=device, precision=precision, about=dict(made, stage=name)); out = {}
     if plain:
         out['plain'] = stage('plain', plain)

@@ -306,5 +306,5 @@ def load_vqvae(
     "A tokenizer from a file, with an account of every key."
     about = read_about(path, 'vqvae')
     model = VQVAE(**{**(about.get('config') or vqvae_256), **config})
-    report = load_official(model, read_official(path), keep=('quantize.ema_vocab_hit_SV',), name=Path(path).name)
+    report = load_official(model, read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'vae_local')), keep=('quantize.ema_vocab_hit_SV',), name=Path(path).name)
     return model.eval(), report

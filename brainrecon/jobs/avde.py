@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['generators', 'called', 'Source', 'run_before', 'part', 'method_name', 'Read', 'Chain', 'check_avde',
            'encoder_options', 'fit_settings', 'reader_settings', 'diffusion_settings', 'Parts', 'weights_file',
-           'open_tokenizer', 'open_parts', 'fit_readers', 'fit_chains', 'lend', 'load_reads', 'reads_of',
-           'set_sampling', 'load_chains']
+           'open_tokenizer', 'open_parts', 'electrode_words', 'fit_readers', 'fit_chains', 'lend', 'load_reads',
+           'reads_of', 'set_sampling', 'load_chains']
 
 # %% ../../nbs/08_jobs/05e_avde.ipynb #8325679a
 import shutil
@@ -26,6 +26,7 @@ from ..decoders.avde_swap import DiffusionDrawer, load_reader, save_reader
 from ..decoders.drawing import Drawer, load_drawer, save_drawer
 from ..decoders.retrieval import shuffle_pairs
 from ..encoders.eeg_networks import eeg_encoders
+from ..encoders.labram import LaBraM
 from ..generators.vqvae import VQVAE, load_vqvae
 from .decode import Fitted, check_plan, leave_out, ready
 from .draw import Album, load_albums
@@ -137,6 +138,7 @@ def check_avde(
         for v in values: known(v, have, word)
     for name, v, least in (('samples', samples, 1), *((k, v, 0) for k, v in counts.items())):
         if v < least: raise ParameterError(f'{name}={v!r}:', f'{least} or more was expected.', '', f'Give {name} from {least} on.')
+    if counts.get('align_steps') == counts.get('align_epochs') == 0: raise ParameterError('align_epochs=0 and align_steps=0:', 'one of them from 1 on was expected.', 'A reader that is not aligned points nowhere.', 'Give align_epochs=20, say.')
 
 # %% ../../nbs/08_jobs/05e_avde.ipynb #7aebe3ef
 def encoder_options(
@@ -231,6 +233,14 @@ def open_parts(
     return Parts(vqvae, fresh, None, dict(concepts=seen), notes)
 
 # %% ../../nbs/08_jobs/05e_avde.ipynb #00b0ca2c
+def electrode_words(
+    reader,   # fitted
+)->str:
+    "What LaBraM made of the electrodes' names: how many are kept, and each that was renamed or dropped."
+    t = next((m.electrodes for m in reader.model.modules() if isinstance(m, LaBraM)), None)
+    if t is None: return ''
+    odd = t[t.what != 'kept']; return f'; electrodes: {int((t.what == "kept").sum())} kept' + ''.join(f', {r.channel} {r.what}' + f' {r.electrode}'*bool(r.electrode) for r in odd.itertuples())
+
 def fit_readers(
     train:Trials, valid:Trials, gallery,   # training concepts, those held out from them, features of both
     encoders:list, seeds:list, folder,     # where readers and checkpoints are kept
@@ -251,7 +261,7 @@ def fit_readers(
                 learn = shuffle_pairs(train, seed) if control else train
                 d = r.decoder = Reader(encoder, seed, options=encoder_options(options, encoder), weights=weights_file(weights) if weights and encoder == 'labram' else None, **(reader or {}))
                 d.fit(learn, valid if test is None else test, gallery, Path(folder)/r.label, log=log, device=device, as_released=rule.name if rule.reads_test else '', **(fit or {})); d.shuffled = control
-                say(f'{r.label}: {d.account}'); r.decoder = load_reader(save_reader(d, path))     # what is used is what was kept
+                say(f'{r.label}: {d.account}' + electrode_words(d)); r.decoder = load_reader(save_reader(d, path))     # what is used is what was kept
             out.append(r)
     return out
 

@@ -223,7 +223,7 @@ def scale_map(
 def peak_times(
     m:ScaleMap,
     level:float=.95,
-)->pd.DataFrame:   # a row a scale: region, time (middle of the window, s), low, high; r, r low, r high, chance, p; dot
+)->pd.DataFrame:   # a row a scale: region, time (middle of the window, s), low, high; r, r low, r high, chance, p; sure: it has a dot
     "The best cell of each scale from onset on, with intervals over pictures for its moment and its correlation."
     if m.p is None or m.again is None: raise ValuesError('the map has no shuffles, or no draws;', 'a moment with an interval needs both.', '', 'Make it with permutations=500, draws=200.')
     if not m.after.any(): raise ValuesError('no window begins at onset or later;', 'a moment lies after the picture has come.', 'Seconds may be counted from something else.', 'Give windows in seconds from onset.')
@@ -232,7 +232,7 @@ def peak_times(
     for k, name in enumerate(m.scales):
         r, again, p = (v[..., k, :, :][..., m.after].reshape(*v.shape[:-3], -1) for v in (m.r, m.again, m.p)); best = int(r.argmax()); time = float(centres[best % w])
         (low, high), (worst, top) = ends(centres[again.argmax(1) % w], time), ends(again[:, best], float(r[best]))
-        rows.append({'scale': name, 'region': list(m.regions)[best//w], 'time': time, 'low': low, 'high': high, 'r': float(r[best]), 'r low': worst, 'r high': top, 'chance': float(m.luck[k]), 'p': float(p[best]), 'dot': bool(p[best] < .05)})
+        rows.append({'scale': name, 'region': list(m.regions)[best//w], 'time': time, 'low': low, 'high': high, 'r': float(r[best]), 'r low': worst, 'r high': top, 'chance': float(m.luck[k]), 'p': float(p[best]), 'sure': bool(p[best] < .05)})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/07_metrics/13_scale_maps.ipynb #cf10e3ba
