@@ -46,7 +46,8 @@ def earlier_card(
 )->dict:         # how that tokenizer was made; empty without a card
     "What is known of a tokenizer that is packed again with another generator."
     at = Path(tokenizer).with_name('card.json'); card = load_json(at) if at.is_file() else {}
-    return card.get('tokenizer_made') or {k: card[k] for k in ('how', 'drawings', 'steps', 'parameters', 'precision', 'seed', 'device', 'date') if k in card}
+    made = card.get('tokenizer_made') or {k: card[k] for k in ('how', 'drawings', 'steps', 'parameters', 'seed', 'device', 'date') if k in card}
+    return {**made, **({'steps': {k: v for k, v in made['steps'].items() if k != 'generator'}} if 'steps' in made else {})}
 
 def halved(scale:Standardise)->Standardise:
     "The same scale with its axes in 16 bits, which make up nearly all of its file."

@@ -84,7 +84,7 @@ def run_before(
     "The folder of an earlier stage and its parameters."
     at = Path(folder).expanduser()
     if not folder or not (at/'params.json').is_file(): raise FolderError(f'{name}={str(folder)!r} is no run folder;', f'that of a finished run of {job} was expected.', 'A job works in its run folder, so a relative path points there.' if folder and not at.is_absolute() else 'Each stage goes on from what the one before it left.',
-        f'Run `brainrecon run {job}` first, then give its whole path: {name}=/path/to/it.')
+        f'Run `brainrecon run {job}` first, then give its folder: {name}=runs/...; a relative path begins where the command is typed.')
     params = load_json(at/'params.json'); state = load_json(at/'status.json').get('state') if (at/'status.json').is_file() else 'unknown'
     if params.get('job') != job: raise FolderError(f'{at.name!r} holds a run of {params.get("job")};', f'one of {job} was expected.', 'Stages build on one another.', f'Give {name} the folder of the right one.')
     if state != 'finished': raise FolderError(f'the run {at.name!r} is not finished (state: {state});', 'a finished one was expected.', 'What it leaves may be cut short.', 'Run the same command again; it goes on.')
