@@ -232,8 +232,8 @@ class PlainLines(logging.Handler):
     ):
         super().__init__(); self.file, self.show = open(path, 'a', encoding='utf-8', buffering=1), show
     def emit(self, record):
-        if record.funcName != 'log_output_message' and record.levelno < logging.WARNING: return
-        if record.getMessage().startswith(('Unable to parse line', 'Passed unknown parameter')): return   # papermill's guess; our own reader has checked them
+        guess = record.getMessage().startswith(('Unable to parse line', 'Passed unknown parameter'))     # papermill's, of parameters that our own reader has checked
+        if record.funcName != 'log_output_message' and (guess or record.levelno < logging.WARNING): return
         for line in plain_lines(record.getMessage()):
             self.file.write(line+'\n')
             if self.show: print(line, flush=True)
