@@ -44,8 +44,8 @@ def convert(
             if kind:
                 name = f'index-{len(pictures)+1}.{KINDS[kind]}'
                 pictures[name] = base64.b64decode(joined(data[kind]))
-                alt = (marks.get('fig-alt') or marks.get('fig-cap') or 'figure').strip('"\'')
-                parts.append(f'![{alt}](nbs/images/{name})')
+                caption = marks.get('fig-cap', '').strip('"\''); alt = marks.get('fig-alt', caption.partition(':')[0] or 'figure').strip('"\'')
+                parts += [f'![{alt}](nbs/images/{name})', caption and f'*{caption}*']
             elif 'text/markdown' in data: parts.append(relink(joined(data['text/markdown']).strip()))
             elif out.get('output_type') == 'stream': parts.append(f'```text\n{joined(out["text"]).rstrip()}\n```')
             elif 'text/plain' in data: parts.append(f'```text\n{joined(data["text/plain"]).rstrip()}\n```')

@@ -3,6 +3,7 @@
 Four fields of four colours make 256 pictures; the response of eight electrodes mixes what stands where with noise. The networks are tiny, the code is that of the full size.
 """
 import shutil
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -10,16 +11,16 @@ import pytest
 import torch
 from brainrecon.alignment.targets import Standardise
 from brainrecon.core.checkpoint import list_checkpoints, remove_checkpoint
-from brainrecon.core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, seeded
+from brainrecon.core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
 from brainrecon.core.files import sha256
 from brainrecon.data.pictures import Pictures, load_pictures
 from brainrecon.data.trials import Trials
-from brainrecon.decoders.avde import AVDE, avde_files, avde_folder, pack_avde, packaged_avde
-from brainrecon.decoders.avde_stages import Painter, Reader, embeddings, encoder_plan, picture_codes, small_labram, start_generator, to_side, weights_mark
+from brainrecon.decoders.avde import AVDE, avde_files, avde_folder, pack_avde, packaged_avde, packaged_target
+from brainrecon.decoders.avde_painter import Painter, start_generator
+from brainrecon.decoders.avde_stages import Aligned, Reader, embeddings, encoder_plan, picture_codes, reader_back, reader_parts, small_labram, to_side, weights_mark
 from brainrecon.decoders.drawing import MeanDrawer, drawers, load_drawer
-from brainrecon.decoders.retrieval import Gallery, shuffle_pairs
-from brainrecon.encoders.labram import LaBraM, layer_groups
-from brainrecon.encoders.vision import load_encoder
+from brainrecon.decoders.retrieval import Gallery, known_unit, shuffle_pairs
+from brainrecon.encoders.labram import LaBraM, layer_groups, save_labram
 from brainrecon.generators.training import picture_words, tokenizer_scores, train_generator, train_tokenizer, word_scores
 from brainrecon.generators.var import VAR, initialise, save_var
 from brainrecon.generators.vqvae import VQVAE, save_vqvae
@@ -170,7 +171,6 @@ def test_losses_and_repeats(w, monkeypatch):
 
 def test_the_likeness_of_the_loss_is_kept(w, tmp_path):
     "The released loss compares by plain products: so do the choice of the weights and the retrieval, also from a file; the paper's by cosine, and files that do not say it."
-    from brainrecon.decoders.avde_stages import reader_back, reader_parts
     from brainrecon.decoders.avde_swap import load_reader, save_reader
     how = dict(steps=12, every=3, batch_size=64, lr=5e-3); dot, cos = (Reader(scale=w.scale, **tiny).fit(w.train, w.valid, w.gallery, mode=mode, **how) for mode in ('released', 'paper')); assert (dot.likeness, cos.likeness, Reader().likeness) == ('dot', 'cosine', 'cosine')
     unit = lambda v: v/np.linalg.norm(v, axis=1, keepdims=True); z, zt = w.scale(w.gallery.of(w.valid)).astype(float), w.scale(w.zt.z).astype(float)
@@ -224,6 +224,88 @@ def test_published_weights_with_their_account(w, tmp_path):
     again = load_drawer(d.save(tmp_path/'d.safetensors')); assert np.array_equal(again.embed(t), d.embed(t)) and 'labram-base.pth' in again.account['encoder'] and 'not taught' in again.account['drawing']
 
 
+def said(t, unit, size=1., key='unit'): return replace(t, x=t.x*np.float32(size), provenance=dict(t.provenance, **{key: unit}))
+
+
+def test_the_unit_of_the_signal_is_compared(w):
+    "A signal that is handed on as recorded must be in the unit that LaBraM is told; microvolts read as volts were taken without a word."
+    few, fit = dict(steps=1, batch_size=64, device='cpu'), lambda unit, told=None, standardise=False, key='unit', weights=None: Reader(options=tiny['options'] | (dict(unit=told) if told else {}), scale=w.scale, standardise=standardise, weights=weights).fit(
+        said(w.train, unit, key=key), said(w.valid, unit, key=key), w.gallery, **few)
+    for unit, told in (('uV', 'V'), ('uV', None), ('V', 'uV'), ('whitened', None), ('z', '0.1mV'), ('fT', 'uV')):
+        for key in ('unit', 'units'):
+            with pytest.raises(ParameterError, match=f"trials are in '{unit}'.* takes them for '{told or '0.1mV'}'") as e: fit(unit, told, key=key)
+            assert ('1000000 times' in str(e.value)) == ((unit, told) == ('uV', 'V')) and (f"unit={unit!r}" in e.value.do) == (unit != 'fT')
+    for unit, told in (('uV', 'uV'), ('µV', 'uV'), ('\u03bcV', 'uV'), ('0.1mV', None)): assert fit(unit, told).recording['unit'] == (told or '0.1mV')
+    for unknown in (None, '', 'unknown', 'not stated by the source'): assert 'unit' not in fit(unknown, 'V').recording      # let through
+    with pytest.raises(ParameterError, match='is standardised'): fit('uV', 'uV', standardise=True)
+    assert fit('uV', standardise=True).recording['unit'] == 'uV' and fit('uV', 'z', standardise=True).recording['unit'] == 'uV'
+    with pytest.raises(ValuesError, match="in 'V'"): Reader('mlp', axes=0, scale=w.scale).fit(said(w.train, 'uV'), said(w.valid, 'V'), w.gallery, **few)     # any encoder, and the validation too
+
+
+def test_a_file_that_was_trained_in_volts_is_not_given_standardised_numbers(w, tmp_path):
+    "The unit stands in the file of a LaBraM, too."
+    with seeded(0): save_labram(LaBraM(names, 20, 16, unit='V', **tiny['options']), tmp_path/'v.safetensors')
+    fit = lambda unit, **how: Reader(weights=tmp_path/'v.safetensors', scale=w.scale, **how).fit(said(w.train, unit), said(w.valid, unit), w.gallery, steps=1, batch_size=64, device='cpu')
+    with pytest.raises(ParameterError, match='10000'): fit('V')
+    with pytest.raises(ParameterError, match="takes them for 'V'"): fit('uV', standardise=False)
+    assert fit('V', standardise=False).config['options']['unit'] == 'V' and fit('uV', standardise=False, options=dict(unit='uV')).recording['unit'] == 'uV'
+
+
+@pytest.mark.parametrize('standardise', [True, False])
+def test_trials_of_another_unit_than_those_of_training_are_refused(w, standardise, tmp_path):
+    from brainrecon.decoders.avde_swap import load_reader, save_reader
+    told = dict(options=tiny['options'] | ({} if standardise else dict(unit='uV'))); r = Reader(scale=w.scale, standardise=standardise, **told).fit(said(w.train, 'uV'), said(w.valid, 'uV'), w.gallery, steps=1, batch_size=64, device='cpu')
+    again = load_reader(save_reader(r, tmp_path/'r.safetensors')); e = r.embed(said(w.test, 'uV')); volts = said(w.test, 'V', 1e-6); assert again.recording['unit'] == 'uV'
+    for reader in (r, again):
+        for call in (lambda: reader.embed(volts), lambda: reader.retrieve(volts, w.zt), lambda: embeddings(reader, volts), lambda: reader.embed(said(w.test, 'whitened'))):
+            with pytest.raises(ValuesError, match="trained on 'uV'") as err: call()
+            assert err.value.do
+        assert 'Multiply the numbers by 1000000 ' in str(pytest.raises(ValuesError, reader.embed, volts).value) and np.array_equal(reader.embed(said(w.test, '\u03bcV')), e) and np.array_equal(reader.embed(w.test), e)     # unknown: let through
+    meta, arrays = reader_parts(r); meta = dict(meta, recording={k: v for k, v in meta['recording'].items() if k != 'unit'}); older = reader_back(meta, arrays)      # a file of before
+    assert np.array_equal(older.embed(said(w.test, 'V')), e) and known_unit(volts) == 'V' and known_unit(w.test) is None
+
+
+@pytest.mark.parametrize('fine_tuned', [True, False])
+def test_the_temperature_of_a_file_is_taken_over(w, fine_tuned, tmp_path):
+    "One temperature, the one that the loss uses; in the network there is none that gets no gradient."
+    with seeded(0): net = LaBraM(names, 20, 16, temperature=fine_tuned, **tiny['options'])
+    if fine_tuned: torch.nn.init.constant_(net.logit_scale, 4.25)
+    torch.save(dict(model=net.state_dict(), epoch=3), tmp_path/'checkpoint-best.pth'); how = dict(options=dict(patch=20), weights=tmp_path/'checkpoint-best.pth')
+    d = w.make(**how, align=dict(steps=1, lr=1e-9, batch_size=64)).align(w.train, w.valid, w.gallery); r = d.reader; state = r.model.state_dict()
+    assert float(r.model.logit_scale) == pytest.approx(4.25 if fine_tuned else np.log(1/.07), abs=1e-6) and 'brain.logit_scale' not in state and ('logit_scale' in r.account.matched) == fine_tuned and not r.account.refused
+    r.model.requires_grad_(True).zero_grad(); r.likeness = 'cosine'; sum(r.loss(r.model, (torch.from_numpy(r.signal(w.train[:8])), torch.from_numpy(w.scale(w.gallery.of(w.train[:8]))), torch.arange(8))).values()).backward()
+    assert all(p.grad is not None for n, p in r.model.named_parameters() if n.endswith('logit_scale') or 'head' in n) and not r.config['options']['temperature']
+    meta, arrays = reader_parts(r); again = reader_back(meta, arrays); assert np.array_equal(again.embed(w.test), r.embed(w.test)) and float(again.model.logit_scale.detach()) == float(r.model.logit_scale.detach())
+    older = reader_back(dict(meta, reader=dict(meta['reader'], options=dict(meta['reader']['options'], temperature=True))), arrays | {'reader.brain.logit_scale': np.float32(9.)}); assert np.array_equal(older.embed(w.test), r.embed(w.test)) and older.model.logit_scale.detach() == r.model.logit_scale.detach()
+    mine = Aligned(LaBraM(names, 20, 4, temperature=True, **tiny['options'])); assert [n for n, _ in mine.named_parameters() if 'logit' in n] == ['logit_scale'] and mine.brain.config['temperature'] is False
+
+
+def test_looks_by_epochs(w):
+    "After each epoch, as released, or each second; the last update is always looked at."
+    r = Reader(scale=w.scale, **tiny); steps = lambda **how: [h['step'] for h in r.fit(w.train, w.valid, w.gallery, batch_size=240, device='cpu', **how).history]
+    assert steps(epochs=4, every_epochs=1) == [3, 6, 9, 12] and steps(epochs=4, every_epochs=2) == [6, 12] and steps(steps=7, every_epochs=1) == [3, 6, 7] and steps(epochs=2, every_epochs=0, every=4) == [4, 6] and steps(epochs=2, every_epochs=0) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ParameterError, match='one of them'): steps(every=2, every_epochs=1)
+    for bad in (-1, .5, True):
+        with pytest.raises(ParameterError, match='every_epochs'): steps(every_epochs=bad)
+
+
+def test_features_of_1024_numbers(w, tmp_path):
+    "Nothing assumes a width: features as the release has them, brought by a file, through both stages on embedded EEG. Drawn by lot, one vector a concept: only the shapes mean something."
+    from brainrecon.alignment.imported import import_features
+    from brainrecon.data.embedded import load_embedded
+    splits = load_embedded('eeg', exemplars=1, reps=(1, 1)); train, valid = splits.train[:64].window(0., .8), splits.valid[:24].window(0., .8); galleries = []
+    parts = [load_pictures('train').where(concept=train.concepts), load_pictures('valid').where(concept=valid.concepts)]
+    for p in parts:
+        name = f'ViT-H-14_features_{p.table.split[0]}.pt'; torch.save(dict(img_features=torch.randn(len(p), 1024, generator=torch.Generator().manual_seed(len(p))), text_features=torch.zeros(3, 1024)), tmp_path/name)
+        z = import_features(tmp_path/name, p, model='none', weights='none', preprocessing='none', normalised=False, order='pictures', at=tmp_path/name[:-3], log=None); galleries.append(Gallery(np.array(z), p.table.picture.tolist(), p.table.concept.tolist()))
+    gallery = galleries[0] + galleries[1]; assert gallery.z.shape == (88, 1024)
+    d = AVDE(w.vqvae, dict(depth=1, width=64, heads=2), encoder='labram', options=small_labram(80, 1) | dict(unit='V'), targets='raw', standardise=False, device='cpu', align=dict(mode='released', repeats=False, steps=3, batch_size=32), teach=dict(steps=2, batch_size=32))
+    d.fit(train, valid, parts, gallery); again = load_drawer(d.save(tmp_path/'d.safetensors')); few = valid[:3]
+    assert d.painter.var.embed_proj.weight.shape == (64, 1024) and d.reader.model.brain.head.weight.shape == (1024, 80) and np.array_equal(d.reader.z_scale(gallery.z), gallery.z) and d.reader.likeness == 'dot' and d.reader.recording['unit'] == 'V'
+    assert d.embed(few).shape == (3, 1024) and [len(set(r)) for r in d.retrieve(few, galleries[1], 4)] == [4, 4, 4] and d.draw(few, 2).shape == (3, 2, 128, 128, 3) and np.array_equal(again.embed(few), d.embed(few)) and again.retrieve(few, gallery) == d.retrieve(few, gallery)
+    fresh = weights_mark(start_generator(dict(depth=1, width=64, heads=2), w.vqvae, 1024)[0]); assert len(d.history['align']) and len(d.history['draw']) and (weights_mark(d.painter.var) != fresh or 'the start is kept' in d.account['drawing'])
+
+
 # Stage two
 
 def test_where_the_generator_starts(w, tmp_path):
@@ -233,6 +315,14 @@ def test_where_the_generator_starts(w, tmp_path):
     fresh, words = start_generator(dict(depth=1, width=32), w.vqvae, 9, seed=1); assert fresh.d_embed == 9 and words == 'fresh weights' and torch.equal(fresh.head.weight, start_generator(dict(depth=1, width=32), w.vqvae, 9, seed=1)[0].head.weight)
     own, account = start_generator(w.var, w.vqvae, 16); assert not account.new and not account.refused and weights_mark(own) == weights_mark(w.var)
     with pytest.raises(ShapeError, match='one tokenizer'): start_generator(dict(depth=1, width=32, patch_nums=(1, 4)), w.vqvae, 16)
+
+
+def test_an_entrance_of_another_width_is_fresh_as_a_whole(w, tmp_path):
+    "A generator in memory and one in a file: weight and offset of the old entrance are both left behind, and the account says so."
+    save_var(w.var, tmp_path/'var.safetensors'); (a, one), (b, two) = (start_generator(v, w.vqvae, 24, seed=3) for v in (w.var, tmp_path/'var.safetensors')); both = ['embed_proj.weight', 'embed_proj.bias']
+    assert one.new == two.new == both and sorted(one.refused) == sorted(two.refused) == sorted(both) and not set(both) & {*one.matched, *two.matched} and two.name == 'var.safetensors' and weights_mark(a) == weights_mark(b)
+    assert a.embed_proj.weight.shape == (64, 24) and not torch.equal(a.embed_proj.bias, w.var.embed_proj.bias) and torch.equal(a.head.weight, w.var.head.weight) and len(one.matched) == len(w.var.state_dict()) - 2
+    same, account = start_generator(tmp_path/'var.safetensors', w.vqvae, 16); assert not account.new and weights_mark(same) == weights_mark(w.var)
 
 
 def test_a_start_that_teaching_would_spoil_is_kept(w):
@@ -398,13 +488,13 @@ def test_the_packaged_weights_saw_no_test_concept(packaged):
 def test_the_card_says_how_to_draw_and_how_it_was_made(packaged):
     vqvae, var, scale, card = packaged; how = card['sampling']; assert set(how) == {'guidance', 'top_k', 'top_p'} and how['guidance'] >= 0 and 0 <= how['top_k'] <= card_words(vqvae) and 0 <= how['top_p'] <= 1
     assert AVDE(device='cpu').config['sampling'] == how and AVDE(device='cpu', sampling=dict(top_p=.5)).config['sampling'] == how | dict(top_p=.5)
-    assert card['target'] == dict(encoder='lite0', layer='pooled+block2@4') and card['how'] and card['size'] == vqvae.size and 'training concepts alone' in card['pictures'] and card['parameters']['noise'] >= 0
+    assert card['target'] == packaged_target() and set(card['target']) == {'encoder', 'layer'} and card['how'] and card['size'] == vqvae.size and 'training concepts alone' in card['pictures'] and card['parameters']['noise'] >= 0
     assert tuple(var.patch_nums) == tuple(vqvae.quantize.patch_nums) and var.vocab == card_words(vqvae) and var.d_embed == len(scale.fitted['scale'])
 
 
 def test_the_packaged_weights_do_what_the_card_says(packaged):
     "Copies and guesses of validation pictures, which nothing was trained on, computed again."
     vqvae, var, scale, card = packaged; pics = load_pictures('valid', size=vqvae.size); got = tokenizer_scores(vqvae, pics.img); assert abs(got['psnr'] - card['tokenizer']['psnr']) < .3 and abs(got['used'] - card['tokenizer']['used']) < .05
-    seen = load_encoder('lite0', size=160)(load_pictures('valid'), layers=['pooled', 'block2'], grid=4); z = scale(np.concatenate([seen['pooled'].numpy(), seen['block2'].flatten(1).numpy()], 1)); words = picture_words(vqvae, pics)
+    z = scale(AVDE(device='cpu').gallery_of(load_pictures('valid')).z); words = picture_words(vqvae, pics)
     g, said = word_scores(var, vqvae, z, words), card['generator']; assert abs(g['loss'] - said['loss']) < .03 and abs(g['unconditional'] - said['unconditional']) < .1 and g['loss'] < g['unconditional'] - .15
     turned = word_scores(var, vqvae, np.roll(z, 1, 0), words); assert turned['loss'] > g['loss'] + .15 and g['top1'] > 20/card_words(vqvae)      # another picture's embedding does not help

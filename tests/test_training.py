@@ -180,7 +180,7 @@ def test_chimeras_by_seed():
 # ---- drawings of concepts
 
 def some(n=3): return load_pictures('train')[:n]
-how = dict(n=4, plain=2, size=16, encoder=Small(), layers=('pooled', 'block1'), grid=2)
+how = dict(n=4, plain=2, size=16, encoder=Small(), layers=('pooled', 'block1@2'))
 
 @pytest.fixture(scope='module')
 def drawings(): return exemplar_set(some(), mixed=2, **how)
@@ -210,7 +210,7 @@ def test_drawings_of_training_concepts_alone(split):
 def test_drawings_are_found_again(monkeypatch, tmp_path, drawings):
     first = exemplar_set(some(), mixed=2, folder=tmp_path, **how); assert all(map(np.array_equal, first, drawings))
     monkeypatch.setattr(training, 'draw_exemplars', None); monkeypatch.setattr(Small, 'levels', None); again = exemplar_set(some(), mixed=2, folder=tmp_path, **how); assert all(map(np.array_equal, again, drawings)) and all(a.dtype == b.dtype for a, b in zip(again, drawings))
-    for change in (dict(mixed=1), dict(n=5), dict(plain=1), dict(size=8), dict(grid=1), dict(layers=('pooled',)), dict(encoder=None), dict(encoder=Small(1)), dict(pictures=some(2))):
+    for change in (dict(mixed=1), dict(n=5), dict(plain=1), dict(size=8), dict(layers=('pooled', 'block1')), dict(layers=('pooled',)), dict(encoder=None), dict(encoder=Small(1)), dict(pictures=some(2))):
         with pytest.raises(CheckpointError, match='other settings'): exemplar_set(**{**dict(pictures=some(), mixed=2, folder=tmp_path), **how, **change})
 
 
@@ -227,6 +227,16 @@ def test_noise_keeps_lengths():
     near = F.cosine_similarity(out, c); assert near[:60].min() < .6 and near.max() > .99 and near[-60:].mean() > near[:60].mean()               # by chance some little, some much; a short one is turned more
     still = torch.cat([c[:, :1]/c[:, :1].norm(), out[:, :1]/out[:, :1].norm()], 1); assert (torch.sign(still[:, 0]) == torch.sign(still[:, 1])).all()    # an axis without spread gets none
     assert blurred(torch.zeros(3, 12), torch.zeros(12), 1.).isfinite().all() and len(set((near*1e6).long().tolist())) > 150
+
+def test_balance_lets_coarse_scales_count_more(monkeypatch):
+    "The loss that is followed, by hand; 0 is the plain mean of all words."
+    w = training.scale_weights((1, 2, 4), .5); assert w.shape == (21,) and abs(float(w.mean()) - 1) < 1e-6 and torch.allclose(w[0]/w[1], torch.tensor(2.)) and torch.allclose(w[1]/w[5], torch.tensor(2.))
+    def first(balance):
+        seen = []; real = training.Fit.__init__; monkeypatch.setattr(training.Fit, '__init__', lambda self, model, loss, **k: (seen.append((model, loss)), real(self, model, loss, **k))[1])
+        net = generator(); train_generator(net, vqvae, cond, words, steps=1, batch_size=64, lr=1e-12, device='cpu', log=None, balance=balance); monkeypatch.undo(); model, loss = seen[0]
+        with torch.no_grad(): return float(loss(model.eval(), (torch.from_numpy(cond[:8]), torch.arange(8))))
+    logits = generator().eval()(torch.from_numpy(cond[:8]), vqvae.quantize.teacher(by_scale(torch.as_tensor(words[:8]), (1, 2, 4)))); each = F.cross_entropy(logits.flatten(0, 1), torch.as_tensor(words[:8]).long().flatten(), reduction='none').view(8, 21)
+    assert abs(first(0.) - float(each.mean())) < 1e-5 and abs(first(.5) - float((each*w).mean())) < 1e-5 and abs(first(1.) - float(torch.stack([e.mean() for e in each.split([1, 4, 16], 1)]).mean())) < 1e-5
 
 def test_noise_is_for_embeddings_in_training(monkeypatch):
     told, real = [], VAR.forward; monkeypatch.setattr(VAR, 'forward', lambda self, c, x, drop=None: (told.append((self.training, c.detach().clone())), real(self, c, x, drop))[1])

@@ -1,11 +1,12 @@
 """The next-scale transformer and drawing with it: official keys, shapes and counts; memory against all scales at once; seeds, company, guidance, files, bad input."""
+import copy
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
 from brainrecon.generators.sampling import blend, choose, draw_scales, filter_logits, guidance_at, guided, picture_noise, picture_seeds, sample
-from brainrecon.generators.var import VAR, Cache, config_from, initialise, load_var, save_var, var_configs
+from brainrecon.generators.var import VAR, Cache, config_from, fill_var, initialise, load_var, save_var, sides_from, var_configs
 from brainrecon.generators.vqvae import VQVAE
 
 sides = (1, 2, 3)
@@ -141,6 +142,42 @@ def test_half_precision_keeps_the_answer_in_32_bits():
     with torch.autocast('cpu', torch.bfloat16): drawn = sample(var, words(), cond)
     assert drawn.img.dtype == torch.float32 and drawn.img.isfinite().all()
 
+@pytest.mark.parametrize('kind', kinds)
+def test_start_and_words_stay_in_32_bits_under_mixed_precision(kind):
+    "As in the released training, where mixed precision is switched off for them; here also in drawing."
+    var = tiny(**kinds[kind]); cond, x = conditions(var, 2), torch.randn(2, 13, 4, generator=torch.Generator().manual_seed(0)); seen, entering = [], []
+    var.word_embed.register_forward_hook(lambda m, i, o: seen.append(o)); var.blocks[0].register_forward_pre_hook(lambda m, i: entering.append(i[0]))
+    def once():
+        with torch.no_grad(): c = var.condition(cond); var(cond, x); return c, var.start(c), var.enter(x[:, :4].mT.unflatten(2, (2, 2)), 1), seen[-2], entering[-1]
+    want = once()
+    with torch.autocast('cpu', dtype=torch.bfloat16): got = once(); rounded = F.linear(x, var.word_embed.weight)
+    assert rounded.dtype == torch.bfloat16 and [v.dtype for v in got] == [torch.float32]*5 and all(map(torch.equal, got, want))
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('kind', kinds)
+def test_weights_in_16_bits(kind, half):
+    "Whatever comes in is rounded to match, the answer has 32 bits; drawing works beside a tokenizer of either kind; it learns."
+    var, vqvae = tiny(**kinds[kind]), words(); cond, x = conditions(var, 3), torch.randn(3, 13, 4, generator=torch.Generator().manual_seed(0)); small = copy.deepcopy(var).to(half)
+    with torch.no_grad():
+        want, got = var(cond, x), small(cond, x); assert got.dtype == torch.float32 and 0 < (got - want).abs().mean() < .05*want.std() and torch.equal(small(cond, x.to(half)), got) and {p.dtype for p in small.parameters()} == {half}
+        if var.d_embed: assert torch.equal(small(cond.to(half), x), got) and small.condition(cond.double()).dtype == half
+    for tokenizer in (vqvae, copy.deepcopy(vqvae).to(half)):
+        for how in (dict(), dict(guidance=0), dict(smooth=True, top_k=5)):
+            steps = list(draw_scales(small, tokenizer.quantize, cond, [1, 2, 3], **how)); drawn = sample(small, tokenizer, cond, seeds=[1, 2, 3], **how)
+            assert drawn.img.dtype == drawn.f_hat.dtype == steps[-1].logits.dtype == torch.float32 and drawn.img.isfinite().all() and all(torch.equal(a, s.indices) for a, s in zip(drawn.indices, steps))
+    steps = list(draw_scales(small, vqvae.quantize, cond, [1, 2, 3], guidance=0)); torch.testing.assert_close(torch.cat([s.logits for s in steps], 1), small(cond, vqvae.quantize.teacher([s.indices for s in steps])).detach(), rtol=0, atol=.1*float(want.std()))
+    F.cross_entropy(small(cond, x).flatten(0, 1), torch.arange(42) % 32).backward(); assert all(p.grad is not None and p.grad.isfinite().all() for p in small.parameters())
+
+def test_scales_that_are_not_square(tmp_path):
+    oblong = (1, (2, 3), (3, 4)); var, vqvae = tiny(d_embed=5, patch_nums=oblong), words(oblong); cond = conditions(var, 2); got = sample(var, vqvae, cond, top_k=5, trace=True)
+    assert var.length == vqvae.quantize.length == 19 and var.spans == [(0, 1), (1, 7), (7, 19)] and got.img.shape == (2, 3, 6, 8) and [i.shape[1] for i in got.indices] == [1, 6, 12]
+    with torch.no_grad(): known, free = (var(cond, vqvae.quantize.teacher(got.indices), drop=[d]*2) for d in (False, True))
+    for s, (a, e) in zip(draw_scales(var, vqvae.quantize, cond, picture_seeds(2), top_k=5), var.spans): t = guidance_at(1.5, s.k, 3); torch.testing.assert_close(s.logits, (1+t)*known[:, a:e] - t*free[:, a:e], rtol=0, atol=1e-4)
+    save_var(var, tmp_path/'v.safetensors'); again, _ = load_var(tmp_path/'v.safetensors'); assert again.config == var.config and torch.equal(sample(again, vqvae, cond, top_k=5).img, got.img)
+    same = tiny(d_embed=5, patch_nums=[(1, 1), 2, [3, 3]]); assert torch.equal(sample(same, words(), cond).img, sample(tiny(), words(), cond).img)
+    torch.save(var.state_dict(), tmp_path/'v.pth'); assert load_var(tmp_path/'v.pth', patch_nums=oblong)[0].patch_nums == oblong
+    with pytest.raises(CheckpointError, match='(?s)sides of its 3 scales.*patch_nums='): load_var(tmp_path/'v.pth')
+
 # ---- drawing
 
 @pytest.mark.parametrize('kind', kinds)
@@ -207,8 +244,8 @@ def test_classes_become_an_embedding_with_an_account(tmp_path):
         assert '2 new (embed_proj.weight, embed_proj.bias), 1 refused (class_emb.weight)' in str(report) and not brain.training
     x = torch.zeros(2, 13, 4)
     with torch.no_grad(): torch.testing.assert_close(var([1, 6], x), theirs([1, 6], x), rtol=0, atol=.2)
-    shared = tiny(**kinds['shared']); got = {k: v for k, v in shared.config.items() if k not in ('cond_drop', 'drop_path', 'num_classes')} | dict(heads=None)
-    assert config_from(shared.state_dict()) == got and config_from(theirs.state_dict())['num_classes'] == 7
+    shared = tiny(**kinds['shared']); got = {k: v for k, v in shared.config.items() if k not in ('cond_drop', 'drop_path', 'num_classes')}
+    assert config_from(shared.state_dict(), heads=2) == got and config_from(theirs.state_dict())['num_classes'] == 7
 
 def test_own_files_come_back(tmp_path):
     x = torch.zeros(2, 13, 4)
@@ -217,11 +254,68 @@ def test_own_files_come_back(tmp_path):
         with torch.no_grad():
             assert again.config == var.config and torch.equal(again(cond, x), var(cond, x))
             save_var(var, path, half=True); assert path.stat().st_size < 45_000*2.2; torch.testing.assert_close(load_var(path)[0](cond, x), var(cond, x), rtol=0, atol=.05)
-    with pytest.raises(CheckpointError, match='embed_proj'): load_var(tmp_path/'embedding.safetensors', d_embed=9)
     with pytest.raises(CheckpointError, match='of another shape'): load_var(tmp_path/'embedding.safetensors', vocab=33)
     with pytest.raises(ReconError): load_var(tmp_path/'absent.pth')
     torch.save({'encoder.conv_in.weight': torch.ones(2)}, tmp_path/'vae.pth')
     with pytest.raises(CheckpointError, match='next-scale'): load_var(tmp_path/'vae.pth')
+
+def test_heads_are_asked_for_where_nothing_tells_them(tmp_path):
+    "Without sharpness of each head, every divisor of the width would fit, and all but one draw wrongly."
+    var, x = tiny(d_embed=5, qk_norm=False, width=64, heads=4), torch.zeros(2, 13, 4); cond = conditions(var, 2); torch.save(var.state_dict(), tmp_path/'var.pth')
+    for how in (dict(), dict(d_embed=9), dict(heads=None)):
+        with pytest.raises(CheckpointError, match='heads=') as e: load_var(tmp_path/'var.pth', **how)
+        assert 'scale_mul_1H11' in str(e.value) and e.value.do and e.value.why
+    with torch.no_grad(): assert torch.equal(load_var(tmp_path/'var.pth', heads=4)[0](cond, x), var(cond, x)) and not load_var(tmp_path/'var.pth', heads=1)[0](cond, x).allclose(var(cond, x), atol=1e-3)
+    save_var(var, tmp_path/'own.safetensors'); assert load_var(tmp_path/'own.safetensors')[0].heads == 4    # our own files say it
+    torch.save(tiny(num_classes=7).state_dict(), tmp_path/'known.pth'); assert load_var(tmp_path/'known.pth')[0].heads == 2
+
+made = dict(lvl_1L=('lvl_1L',), attn_bias_for_masking=('attn_bias_for_masking',), zero_k_bias=('blocks.0.attn.zero_k_bias', 'blocks.1.attn.zero_k_bias'))
+
+@pytest.mark.parametrize('gone', [('lvl_1L',), ('attn_bias_for_masking',), ('zero_k_bias',), tuple(made)], ids='+'.join)
+@pytest.mark.parametrize('d_embed', [None, 11])
+def test_what_follows_from_the_sizes_may_be_absent(tmp_path, gone, d_embed):
+    var = tiny(**kinds['classes']); names = [k for g in gone for k in made[g]]; x = torch.zeros(2, 13, 4); torch.save({k: v for k, v in var.state_dict().items() if k not in names}, tmp_path/'bare.pth')
+    again, report = load_var(tmp_path/'bare.pth', d_embed=d_embed); whole = var.state_dict(); assert again.patch_nums == sides and sorted(report.rebuilt) == sorted(names) and report.new == ['embed_proj.weight', 'embed_proj.bias']*bool(d_embed)
+    assert all(torch.equal(v, whole[k]) for k, v in again.state_dict().items() if 'embed_proj' not in k) and f'{len(names)} rebuilt from the sizes ({names[0]}' in str(report)
+    rows = report.table().set_index('ours'); assert (rows.what[names] == 'rebuilt').all() and len(report.table()) == len(whole) + 2*bool(d_embed)
+    if not d_embed:
+        with torch.no_grad(): assert torch.equal(again([1, 6], x), var([1, 6], x))
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float32])
+def test_a_table_of_scales_that_is_no_whole_numbers(tmp_path, kind):
+    var = tiny(**kinds['classes']); torch.save({k: v.to(kind) for k, v in var.state_dict().items()}, tmp_path/'half.pth'); again, report = load_var(tmp_path/'half.pth')
+    assert torch.equal(again.lvl_1L, var.lvl_1L) and again.lvl_1L.dtype == torch.int64 and report.rebuilt == {'lvl_1L': f'{kind} in the file'} and len(report.matched) == len(var.state_dict()) - 1 and not report.new
+    assert torch.equal(again.attn_bias_for_masking, var.attn_bias_for_masking)
+
+def test_sides_of_scales():
+    "From the table, from who may look at whom, from the only list that fits; released ones by their size; asked for otherwise."
+    for name, c in var_configs.items():
+        n = sum(p*p for p in c['patch_nums']); state = {'pos_start': torch.empty(1, 1, 1), 'pos_1LC': torch.empty(1, n, 1), 'lvl_embed.weight': torch.empty(len(c['patch_nums']), 1), 'head.weight': torch.empty(4096, 1)}
+        assert sides_from(state) == c['patch_nums']
+        with pytest.raises(CheckpointError, match='patch_nums='): sides_from(state | {'head.weight': torch.empty(4095, 1)})
+    for nums in ((1, 2, 3), (2, 3), (3,), (1, 1, 1, 5), (1, 3, 3, 3)):
+        state = tiny(d_embed=5, patch_nums=nums).state_dict(); assert sides_from(state) == nums; del state['lvl_1L']; assert sides_from(state) == nums; del state['attn_bias_for_masking']
+        if sum(n*n for n in nums) != 28: assert sides_from(state) == nums; continue
+        with pytest.raises(CheckpointError, match='a single way'): sides_from(state)
+        assert config_from(state, patch_nums=nums)['patch_nums'] == nums
+
+def test_files_with_other_scales_are_refused(tmp_path):
+    var = tiny(d_embed=5, patch_nums=(1, 1, 1, 5)); state = var.state_dict(); other = tiny(d_embed=5, patch_nums=(1, 3, 3, 3)); before = other.head.weight.clone()
+    for gone in ((), ('lvl_1L',), ('attn_bias_for_masking',)):
+        with pytest.raises(CheckpointError, match='other scales'): fill_var(other, {k: v + 1 if k == 'head.weight' else v for k, v in state.items() if k not in gone})
+        assert torch.equal(other.head.weight, before)
+    torch.save(state, tmp_path/'var.pth')
+    with pytest.raises(CheckpointError, match='other scales'): load_var(tmp_path/'var.pth', patch_nums=(1, 3, 3, 3))
+
+def test_an_embedding_of_another_width_gets_a_fresh_start(tmp_path):
+    "Weight and offset of the map are both new, and both of theirs are named as not used; without the wish, nothing is taken."
+    var = tiny(); save_var(var, tmp_path/'own.safetensors'); torch.save(var.state_dict(), tmp_path/'theirs.pth'); both = ['embed_proj.weight', 'embed_proj.bias']; assert var.embed_proj.bias.any()
+    for file in ('own.safetensors', 'theirs.pth'):
+        wide, report = load_var(tmp_path/file, d_embed=9); assert wide.d_embed == 9 and report.new == both and sorted(report.refused) == sorted(both) and not wide.embed_proj.bias.any() and torch.equal(wide.head.weight, var.head.weight)
+        same, report = load_var(tmp_path/file, d_embed=5); assert not report.new and not report.refused and torch.equal(same.embed_proj.bias, var.embed_proj.bias)
+    given = tiny(d_embed=9); fill_var(given, var.state_dict(), start=True); assert not torch.equal(given.embed_proj.bias, var.embed_proj.bias) and torch.equal(given.head.weight, var.head.weight)
+    with pytest.raises(CheckpointError, match='embed_proj.weight'): fill_var(tiny(d_embed=9), var.state_dict())
+    with pytest.raises(CheckpointError, match='absent'): fill_var(tiny(d_embed=9), {k: v for k, v in var.state_dict().items() if 'embed_proj' not in k}, start=True)
 
 # ---- bad input
 
@@ -229,6 +323,7 @@ def bad():
     x, e, c = torch.zeros(2, 13, 4), torch.ones(2, 5), kinds['classes']
     yield 'both', ParameterError, 'exactly one', lambda: tiny(d_embed=5, num_classes=7)
     yield 'heads', ShapeError, 'equal heads', lambda: tiny(d_embed=5, heads=3)
+    for nums in ((1, 5, 4), (1, 0, 2), (1, 2.5), 4, (), (1, (2, 3, 4))): yield f'scales {nums}', ParameterError, f'`patch_nums` is {nums!r}', lambda nums=nums: tiny(d_embed=5, patch_nums=nums)
     yield 'labels', UnknownError, 'class 7 does not exist', lambda: tiny(**c)([0, 7], x)
     yield 'negative label', UnknownError, 'class -1', lambda: tiny(**c)([0, -1], x)
     yield 'float labels', ParameterError, 'whole numbers', lambda: tiny(**c)(torch.ones(2), x)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from brainrecon.alignment.targets import features
-from brainrecon.core.checks import CheckpointError, ParameterError
+from brainrecon.core.checks import CheckpointError, ParameterError, UnknownError
 from brainrecon.data.pictures import load_pictures
 from brainrecon.encoders import vision as V
 
@@ -120,3 +120,20 @@ def test_a_gallery_of_two_layers_stands_side_by_side(tmp_path):
     assert g.z.shape == (3, 1280 + 40*16) and np.array_equal(g.z[:, :1280], make_gallery(p).z)
     assert np.array_equal(g.z[:, 1280:], features(p, layer='block2', grid=4).reshape(3, -1))
     with pytest.raises(ParameterError, match='after @'): make_gallery(p, layer='block2@four')
+    with pytest.raises(UnknownError, match='pixel'): make_gallery(p, layer='pixel@4')
+
+
+def test_pixels_are_the_mean_colours_of_their_fields(tmp_path):
+    from brainrecon.decoders.retrieval import make_gallery
+    p = load_pictures('valid', size=128)[:4]; e = V.load_encoder('lite0', size=128, device='cpu'); calls = []; e.levels = lambda x, real=e.levels: (calls.append(len(x)), real(x))[1]
+    thumb = e(p, layers='pixels@8')['pixels@8'].numpy(); assert thumb.shape == (4, 3, 8, 8) and not calls    # the network is not asked
+    want = p.img.reshape(4, 8, 16, 8, 16, 3).astype(float).mean((2, 4)).transpose(0, 3, 1, 2)/255; np.testing.assert_allclose(thumb, want, atol=2e-3)
+    both = e(p, layers=['pooled', 'pixels']); assert calls == [4] and both['pixels'].shape == (4, 3); np.testing.assert_allclose(both['pixels'].numpy(), want.mean((2, 3)), atol=2e-3)
+    g = make_gallery(p, layer='pooled+block2@4+pixels@8'); assert g.z.shape == (4, 1280 + 40*16 + 192) and np.array_equal(g.z[:, :1280], make_gallery(p).z)
+
+
+def test_what_stands_beside_pooled_features_does_not_make_them_again(monkeypatch, tmp_path):
+    from brainrecon.decoders.retrieval import make_gallery
+    monkeypatch.setenv('BRAINRECON_CACHE', str(tmp_path)); p = load_pictures('valid')[:3]; make_gallery(p, layer='pooled+block2@4+pixels@8'); stores = list((tmp_path/'features').glob('*/shelf.json'))
+    monkeypatch.setattr(V.Encoder, 'forward', None); make_gallery(p); make_gallery(p, layer='block2@4'); make_gallery(p, layer='pooled+block2@4')
+    assert len(stores) == 1 == len(list((tmp_path/'features').glob('*/shelf.json')))

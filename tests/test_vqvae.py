@@ -213,6 +213,20 @@ def test_files(tmp_path):
     assert kind == torch.float32 and (tmp_path/'h.safetensors').stat().st_size < .6*(tmp_path/'a.safetensors').stat().st_size and torch.equal(half.quant_conv.weight, model.quant_conv.weight.half().float())
     assert 'VQVAE(' in repr(VQVAE(**model.config)) and VQVAE(**model.config).config == model.config
 
+def test_counts_of_usage_outgrow_16_bits(tmp_path):
+    "They stay in 32 bits in our files and in a model of 16 bits; where a file has lost them, they start anew, and that is said."
+    model, x, usage = made(), pixels(2, 3, 8, 8), 'quantize.ema_vocab_hit_SV'; hits = model.quantize.ema_vocab_hit_SV.fill_(1.)
+    hits[1, 3] = 7e4; want = hits.clone(); save_vqvae(model, tmp_path/'a.safetensors', half=True); assert torch.equal(load_vqvae(tmp_path/'a.safetensors')[0].quantize.ema_vocab_hit_SV, want)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        small = made().to(kind); small.quantize.ema_vocab_hit_SV.copy_(want); small.float().to(kind); assert small.quantize.ema_vocab_hit_SV.dtype == torch.float32 and torch.equal(small.quantize.ema_vocab_hit_SV, want) and small.quantize.embedding.weight.dtype == kind
+    small = model.half(); save_vqvae(small, tmp_path/'b.safetensors', half=True); assert torch.equal(load_vqvae(tmp_path/'b.safetensors')[0].quantize.ema_vocab_hit_SV, want)
+    model = made(); torch.save({**model.state_dict(), usage: want.half()}, tmp_path/'lost.pth')
+    with pytest.warns(UserWarning, match='lost.pth: 1 counts'): back, report = load_vqvae(tmp_path/'lost.pth', **tiny)
+    assert not back.quantize.ema_vocab_hit_SV.any() and back.quantize.usage().eq(0).all() and report.new == [usage] and '1 counts are not finite' in report.refused[usage] and usage in str(report)
+    assert (report.table().why == report.refused[usage]).sum() == 1 and torch.equal(back(x)[0], model(x)[0])
+    other = {**tiny, 'patch_nums': (1, 2, 3, 4)}
+    with pytest.warns(UserWarning, match='counted anew'): assert not load_vqvae(tmp_path/'lost.pth', **other)[0].quantize.ema_vocab_hit_SV.any()
+
 @pytest.mark.parametrize('level', [None, 'model', 'state_dict'])
 def test_official_files(tmp_path, level):
     model, x = made(), pixels(2, 3, 8, 8); state = model.state_dict(); torch.save({level: state} if level else state, tmp_path/'vae.pth')

@@ -13,7 +13,7 @@ from ..core.checks import ShapeError, check_finite, folder, known
 from ..core.files import plain
 from ..core.shelf import Shelf
 from ..data.pictures import Pictures
-from ..encoders.vision import load_encoder
+from ..encoders.vision import layer_part, load_encoder
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #a6c69c0d
 def picture_marks(
@@ -43,14 +43,14 @@ def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple: 
     known(dtype, ['float32', 'float16'], 'dtype')
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
     if isinstance(encoder, str): encoder = loaded(encoder, weights, size=None if encoder.startswith('open_clip:') else size, device=device)
-    for l in layers: known(l, encoder.layers, 'layer')
+    for l in layers: layer_part(l, encoder.layers)
     return encoder, layers
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #86fb7a75
 def features(
     pictures,               # `Pictures`
     encoder='lite0',        # name for `load_encoder`, or an encoder
-    layer='pooled',         # one of `encoder.layers`; a list gives a dictionary, from one pass
+    layer='pooled',         # one of `encoder.layers`, or 'pixels', with a grid of its own or not: 'block2@4'; a list gives a dictionary, from one pass
     *, grid:int=1,          # blocks as means over the picture (1), over n x n fields (n), or whole maps (0)
     size:int=160,           # height and width that a named encoder sees; None: as it was trained
     normalise:bool=False,   # rows of length one

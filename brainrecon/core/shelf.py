@@ -108,7 +108,7 @@ class Growing:
         name:str,         # of the array
         fresh:bool=False, # forget what was begun before
     ):
-        if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_-]*', name) or name == 'shelf': raise UnknownError(f'{name!r} cannot name an array;', 'letters, digits, `-` and `_` were expected.', 'It becomes the name of a file.', "Use a name such as 'pooled'.")
+        if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_@-]*', name) or name == 'shelf': raise UnknownError(f'{name!r} cannot name an array;', 'letters, digits, `-`, `_` and `@` were expected.', 'It becomes the name of a file.', "Use a name such as 'pooled'.")
         self.shelf, self.name, self.done, self.hashes, self.batch, self.row = shelf, name, 0, [], None, None
         self.file, self.part, self.journal, self.seal = (shelf.path/f for f in (f'{name}.npy', f'.{name}.part', f'.{name}.journal', f'{name}.json'))
         if self.journal.exists() and self.file.exists() and not self.seal.exists() and not self.part.exists(): os.replace(self.file, self.part)   # ended between its last two steps

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['avde_folder', 'avde_files', 'pack_avde', 'earlier_card', 'halved', 'packaged_avde', 'AVDE', 'stage_folder', 'align',
-           'learn_to_draw', 'aligned', 'second', 'embed', 'retrieve', 'truth', 'render', 'reconstruct', 'trace',
-           'keep_avde', 'back_avde']
+           'learn_to_draw', 'aligned', 'second', 'packaged_target', 'gallery_of', 'embed', 'retrieve', 'truth',
+           'render', 'reconstruct', 'trace', 'keep_avde', 'back_avde']
 
 # %% ../../nbs/06_decoders/05_avde.ipynb #3acb6508
 import inspect
@@ -17,9 +17,10 @@ from ..core.checkpoint import fill
 from ..core.checks import CheckpointError, MissingWeights, ParameterError, UnknownError, known
 from ..core.files import load_json, save_json, sha256
 from ..data.trials import Trials
-from .avde_stages import Painter, Reader, arrays_of, embeddings, picture_codes, reader_back, reader_parts, same_pairs, start_generator, to_side, weights_of
+from .avde_painter import Painter, start_generator
+from .avde_stages import Reader, arrays_of, embeddings, picture_codes, reader_back, reader_parts, same_pairs, to_side, weights_of
 from .drawing import Drawer, check_some, draw_seeds
-from .retrieval import Gallery
+from .retrieval import Gallery, make_gallery
 from ..generators.sampling import sample
 from ..generators.var import VAR, load_var, save_var
 from ..generators.vqvae import VQVAE, load_vqvae, save_vqvae, to_uint8
@@ -174,6 +175,19 @@ def second(self, train, valid, parts, folder, options):
 AVDE.align, AVDE.learn_to_draw, AVDE.aligned, AVDE.second = align, learn_to_draw, aligned, second
 
 # %% ../../nbs/06_decoders/05_avde.ipynb #15763bcb
+def packaged_target(at=None)->dict:   # encoder, layer
+    "Features that the packaged generator was taught with."
+    return load_json((avde_folder if at is None else Path(at))/'card.json')['target']
+
+def gallery_of(self,
+    *pictures,      # `Pictures`, one set or more
+)->Gallery:
+    "Features of these pictures, as the generator was taught with them, one set after the other."
+    told = self.card.get('target')
+    if not told: raise ParameterError('the card of these parts names no features;', 'those that the generator was taught with were expected.', 'Only the packaged parts say it.', 'Make them with `make_gallery(pictures, encoder, layer)`.')
+    looks = [make_gallery(p, told['encoder'], told['layer']) for p in pictures]
+    return sum(looks[1:], looks[0])
+
 def embed(self,
     trials:Trials,
 )->np.ndarray:      # `b d`
@@ -221,7 +235,7 @@ def trace(self,
     self.ready(); self.how_to_draw(sampling); check_some(trials)
     return self.render(self.embed(trials), 1, draw_seeds(trials.table, 1, seed), sampling, True)[:, 0]
 
-AVDE.embed, AVDE.retrieve, AVDE.render, AVDE.reconstruct, AVDE.trace = embed, retrieve, render, reconstruct, trace
+AVDE.gallery_of, AVDE.embed, AVDE.retrieve, AVDE.render, AVDE.reconstruct, AVDE.trace = gallery_of, embed, retrieve, render, reconstruct, trace
 
 # %% ../../nbs/06_decoders/05_avde.ipynb #ef15b419
 def keep_avde(self):

@@ -19,6 +19,7 @@ from ..core.checks import CheckpointError, ParameterError, ShapeError, check_sha
 from ..core.checkpoint import fill
 from ..core.files import array_hash, load_arrays, save_arrays
 from ..core.fit import Batches, Fit
+from .quantiser import scale_sizes
 from .sampling import picture_seeds
 
 # %% ../../nbs/04_generators/05_diffusion.ipynb #54d1a78c
@@ -75,7 +76,7 @@ class LatentDiffusion(nn.Module):
 
 def latent_shape(vqvae)->tuple:
     "Channels and sides of a tokenizer's latents."
-    c = vqvae.config; return int(c['z']), int(c['patch_nums'][-1]), int(c['patch_nums'][-1])
+    return int(vqvae.config['z']), *scale_sizes(vqvae.config['patch_nums'])[-1]
 
 # %% ../../nbs/04_generators/05_diffusion.ipynb #7b5bd98c
 def fit_scale(self,

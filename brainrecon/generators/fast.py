@@ -8,7 +8,6 @@ __all__ = ['views', 'worth', 'draw_scales_at_once', 'Account', 'drawing_cost', '
            'picture_work', 'weights_state', 'Brush']
 
 # %% ../../nbs/04_generators/06_fast.ipynb #297b6d22
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn as nn

@@ -134,6 +134,11 @@ class Quantiser(nn.Module):
         self.quant_resi = shared_phis(z, quant_resi, shared, len(self.sizes))
         self.register_buffer('ema_vocab_hit_SV', torch.zeros(len(self.sizes), vocab))
         self.phi_index = self.phi_of(len(self.sizes))
+    def _apply(self, fn, recurse=True):
+        "Move or convert; counts of usage stay in 32 bits, for they outgrow 16."
+        hits = self.ema_vocab_hit_SV; super()._apply(fn, recurse)
+        if self.ema_vocab_hit_SV.dtype != hits.dtype: self.ema_vocab_hit_SV = hits.to(self.ema_vocab_hit_SV.device)
+        return self
     @property
     def phis(self)->list:
         "The convolutions, in order."

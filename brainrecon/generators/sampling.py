@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 from ..core.checks import ParameterError, ShapeError, ValuesError, check_finite, rng
+from .quantiser import scale_sizes
 
 # %% ../../nbs/04_generators/03_sampling.ipynb #e53775bc
 def filter_logits(
@@ -182,7 +183,8 @@ def still(*models):
 # %% ../../nbs/04_generators/03_sampling.ipynb #7d101ad8
 def check_request(var, vqvae, cond, guidance, top_k, top_p, batch):
     "The conditions, if they can be drawn with these networks and settings."
-    pairs = dict(scales=(tuple(var.patch_nums), tuple(vqvae.quantize.patch_nums)), codes=(var.vocab, vqvae.quantize.embedding.num_embeddings), width=(var.z, vqvae.quantize.embedding.embedding_dim))
+    plain = lambda nums: tuple(h if h == w else (h, w) for h, w in scale_sizes(tuple(nums)))
+    pairs = dict(scales=(plain(var.patch_nums), plain(vqvae.quantize.patch_nums)), codes=(var.vocab, vqvae.quantize.embedding.num_embeddings), width=(var.z, vqvae.quantize.embedding.embedding_dim))
     for what, (a, b) in pairs.items():
         if a != b: raise ParameterError(f'the generator was made for {what} {a}, the tokenizer has {b};', 'the same were expected.', 'A generator speaks the words of one tokenizer.', 'Load the two that were trained together.')
     if isinstance(guidance, bool) or not isinstance(guidance, (int, float, np.number)) or not np.isfinite(guidance) or guidance < 0: raise ParameterError(f'`guidance` is {guidance!r},', 'expected a number from 0.', '', 'Use 0 for none, 1.5 to 4 as usual.')

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['tokenizer_weights', 'no_decay', 'EarlyMaps', 'Critic', 'TokenizerTask', 'tokenizer_loss', 'as_training', 'psnr',
            'tokenizer_stage', 'train_tokenizer', 'some_latents', 'tokenizer_scores', 'chimeras', 'exemplar_set',
-           'picture_words', 'by_scale', 'word_scores', 'generator_groups', 'blurred', 'train_generator']
+           'picture_words', 'by_scale', 'word_scores', 'generator_groups', 'scale_weights', 'blurred',
+           'train_generator']
 
 # %% ../../nbs/04_generators/04_training.ipynb #bf28e676
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..core.checks import LeakError, ParameterError, ShapeError, check_shape, rn
 from ..core.files import array_hash, cached
 from ..core.fit import Fit
 from ..data.pictures import draw_exemplars, hue_turn, resized
-from .quantiser import fit_codebook, revive
+from .quantiser import fit_codebook, revive, scale_sizes
 from .vqvae import to_signed
 
 # %% ../../nbs/04_generators/04_training.ipynb #62914120
@@ -188,7 +189,7 @@ def exemplar_set(
     plain:int=24,        # of these, on mid grey
     size:int=64,         # height and width
     encoder=None,        # a picture network, which sees them in their own size; None: no features
-    layers=('pooled', 'block2'), grid:int=4,  # see `Encoder`
+    layers=('pooled', 'block2@4', 'pixels@8'),  # see `Encoder`
     log=None,            # a function that takes a line now and then
     mixed:int=0,         # and so many chimeras of each with others, after all the rest
     folder=None,         # where all of it is kept, and found when it is asked for again
@@ -200,7 +201,7 @@ def exemplar_set(
         img, z, gen = [], [], rng(0, 'chimeras')
         def keep(x):
             img.append(resized(x, size))
-            if encoder is not None: f = encoder(x, layers=list(layers), grid=grid); z.append(np.concatenate([f[l].flatten(1).numpy() for l in layers], 1))
+            if encoder is not None: f = encoder(x, layers=list(layers)); z.append(np.concatenate([f[l].flatten(1).numpy() for l in layers], 1))
             if log and len(img) % 50 == 0: log(f'{sum(map(len, img))} drawings')
         names = pictures.table.concept.to_numpy()
         for one, concept in zip(pictures.img, names): keep(draw_exemplars(one, concept, n, plain))
@@ -208,7 +209,7 @@ def exemplar_set(
         order = gen.permutation(len(names)) if mixed else []; bag = [half(order[-1])] if mixed else []
         for i in order: own = half(i); keep(chimeras(own, bag[gen.integers(len(bag))], gen)); bag = [*bag[-15:], own]
         return dict(img=np.concatenate(img), **(dict(z=np.concatenate(z)) if z else {}))
-    about = dict(pictures=array_hash(dict(img=pictures.img)), n=n, plain=plain, mixed=mixed, size=size, features=encoder.description() if encoder else None, layers=list(layers), grid=grid)
+    about = dict(pictures=array_hash(dict(img=pictures.img)), n=n, plain=plain, mixed=mixed, size=size, features=encoder.description() if encoder else None, layers=list(layers))
     made = make() if folder is None else cached(Path(folder)/'drawings.safetensors', make, about)
     return made['img'], made.get('z')
 
@@ -228,7 +229,7 @@ def picture_words(
 
 def by_scale(words:Tensor, patch_nums)->list:  # `b l` -> a list of `b n`
     "Words in a row, cut into scales."
-    return list(torch.split(words.long(), [s*s for s in patch_nums], 1))
+    return list(torch.split(words.long(), [h*w for h, w in scale_sizes(patch_nums)], 1))
 
 def word_scores(
     var, vqvae, cond, words, batch:int=64,
@@ -256,6 +257,11 @@ def generator_groups(decay:float):
         return [dict(params=p, weight_decay=d) for p, d in both if p]
     return groups
 
+def scale_weights(patch_nums, balance:float=0.)->Tensor:  # `l`, mean 1
+    "How much each word counts: n words of a scale count n**-balance each."
+    w = torch.tensor([float(h*w)**-balance for h, w in scale_sizes(patch_nums) for _ in range(h*w)])
+    return w/w.mean()
+
 # %% ../../nbs/04_generators/04_training.ipynb #27119f01
 def blurred(
     c:Tensor,       # embeddings, `b d`
@@ -275,6 +281,7 @@ def train_generator(
     folder=None, *, steps:int=5000, batch_size:int=32, lr:float=3e-4, weight_decay:float=.05,
     noise:float=0.,         # most that is added to embeddings in training, in units of each axis' spread; their length stays
     smooth:float=0.,        # label smoothing
+    balance:float=0.,       # 0: every word counts the same, as published; 1: every scale; between: words of coarse scales count more
     seed:int=0, log='auto', device:str='auto', precision:str='no', about:dict=None, name:str='generator',
     every:int=None,         # steps between looks
     **options,              # of `Fit`
@@ -284,14 +291,15 @@ def train_generator(
     if len(rows) != len(cond): raise ShapeError(f'{len(rows)} rows for {len(cond)} conditions:', 'one each was expected.', '', 'Give for every condition the row of its picture.')
     cond, vqvae = np.asarray(cond), vqvae.eval().requires_grad_(False)
     if noise and cond.ndim != 2: raise ParameterError(f'noise={noise} was asked for labels;', 'it is added to embeddings only.', '', 'Leave it out.')
-    spread = torch.as_tensor(cond.std(0)) if noise else None
+    spread = torch.as_tensor(cond.std(0)) if noise else None; weight = scale_weights(vqvae.quantize.patch_nums, balance)
     batches = Batches(cond, rows.astype('int64'), batch_size=batch_size, seed=seed, drop_last=len(cond) >= batch_size); table = torch.as_tensor(np.asarray(words))
     def loss(model, batch):
         c, at = batch; vqvae.to(at.device); w = table[at.cpu()].long().to(at.device)
         if noise: c = blurred(c, spread.to(c.device), noise)
         with torch.no_grad(): x = vqvae.quantize.teacher(by_scale(w, vqvae.quantize.patch_nums))
-        return F.cross_entropy(model(c, x).flatten(0, 1), w.flatten(), label_smoothing=smooth)
+        each = F.cross_entropy(model(c, x).flatten(0, 1), w.flatten(), label_smoothing=smooth, reduction='none')
+        return (each.view(w.shape)*weight.to(each)).mean()
     score = None if valid is None else lambda m: word_scores(m, vqvae, *valid)
-    made = dict(about or {}, generator=var.config, cond=array_hash(dict(c=cond)), words=array_hash(dict(w=np.asarray(words), r=rows)), noise=noise, smooth=smooth)
+    made = dict(about or {}, generator=var.config, cond=array_hash(dict(c=cond)), words=array_hash(dict(w=np.asarray(words), r=rows)), noise=noise, smooth=smooth, **(dict(balance=balance) if balance else {}))
     fit = Fit(var, loss, folder=folder, name=name, log=log, lr=lr, groups=generator_groups(weight_decay), seed=seed, device=device, precision=precision, about=made, **{'clip': 2., 'betas': (.9, .95), 'warmup': min(200, steps//10), **options})
     return fit.run(batches, steps, score, every=every or max(1, min(500, steps//4)), restore_best=valid is not None)

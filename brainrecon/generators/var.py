@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['sides_256', 'sides_512', 'var_configs', 'ScaleAttention', 'Cache', 'FFN', 'drop_path', 'plain_norm', 'ScaleBlock',
-           'HeadNorm', 'full', 'VAR', 'check_classes', 'check_turn', 'initialise', 'config_from', 'load_var',
-           'save_var']
+           'HeadNorm', 'full', 'unrounded', 'VAR', 'check_classes', 'check_turn', 'initialise', 'config_from',
+           'growing', 'sides_from', 'VARReport', 'fill_var', 'load_var', 'save_var']
 
 # %% ../../nbs/04_generators/02_var.ipynb #54f213f1
 import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from einops import rearrange
 from torch import Tensor
 from ..core.checks import CheckpointError, ParameterError, ShapeError, UnknownError, check_shape
 from ..core.checkpoint import save_network
-from ..core.official import load_official, read_about, read_official
-from .quantiser import plain_float
+from ..core.official import KeyReport, fits_any, load_official, read_about, read_official
+from .quantiser import plain_float, scale_sizes
 
 # %% ../../nbs/04_generators/02_var.ipynb #2c28f422
 class ScaleAttention(nn.Module):
@@ -80,7 +82,7 @@ class Cache:
         "Count them as seen."
         self.n += n
 
-# %% ../../nbs/04_generators/02_var.ipynb #01e81c31
+# %% ../../nbs/04_generators/02_var.ipynb #701e9ef5
 class FFN(nn.Module):
     "Widen, bend, narrow."
     def __init__(self,
@@ -103,7 +105,6 @@ def plain_norm(x:Tensor)->Tensor:
     "Each token with mean zero and variance one."
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
-# %% ../../nbs/04_generators/02_var.ipynb #701e9ef5
 class ScaleBlock(nn.Module):
     "Look at others, then think; the condition scales, shifts and gates both."
     def __init__(self,
@@ -143,19 +144,20 @@ class HeadNorm(nn.Module):
         scale, shift = rearrange(full(self.ada_lin[1], F.silu(c.float())), 'b (two d) -> two b 1 d', two=2)
         return 1+scale, shift
 
-def full(
-    linear:nn.Linear, # a layer, in whatever numbers it has
-    x:Tensor,         # what goes in
-)->Tensor:
-    "The layer in float32, also where everything around it is rounded to half."
+def full(linear:nn.Linear, x:Tensor)->Tensor:
+    "The layer, in whatever numbers it has, in float32, also where everything around it is rounded to half."
     with plain_float(x): return F.linear(x.float(), linear.weight.float(), linear.bias.float())
+
+def unrounded(layer:nn.Linear, x:Tensor)->Tensor:
+    "The layer in the numbers of its own weights, also under mixed precision."
+    with plain_float(x): return layer(x.to(layer.weight.dtype))
 
 # %% ../../nbs/04_generators/02_var.ipynb #fad3acdf
 class VAR(nn.Module):
     "A transformer that guesses the tokens of each scale from all coarser ones and a condition."
     def __init__(self, *,
         vocab:int, z:int,          # codes of the tokenizer and their width
-        patch_nums:tuple,          # side of each scale, coarse to fine
+        patch_nums:tuple,          # side of each scale, coarse to fine; pairs (height, width) if not square
         depth:int=16,              # blocks
         width:int=None,            # of a token; 64 a block if not said
         heads:int=None,            # of the attention; one for every 64 of width if not said
@@ -170,7 +172,8 @@ class VAR(nn.Module):
         super().__init__()
         if (num_classes is None) == (d_embed is None): raise ParameterError(f'`num_classes={num_classes}` and `d_embed={d_embed}` were given;',
             'exactly one of them was expected.', 'The condition is either a class or an embedding.', 'Leave the other one out.')
-        width = width or 64*depth; heads = heads or max(1, width//64); patch_nums = tuple(patch_nums)
+        width = width or 64*depth; heads = heads or max(1, width//64); sizes = [h*w for h, w in scale_sizes(patch_nums)]
+        patch_nums = tuple(tuple(map(int, p)) if isinstance(p, (list, tuple)) else int(p) for p in patch_nums)
         if width % heads: raise ShapeError(f'`width={width}` cannot be divided by `heads={heads}`,', 'expected equal heads.', '',
             f'Use a width such as {heads*max(1, round(width/heads))}.')
         drop_path = .1*depth/24 if drop_path is None else drop_path
@@ -178,7 +181,7 @@ class VAR(nn.Module):
             d_embed=d_embed, shared_aln=shared_aln, qk_norm=qk_norm, cond_drop=cond_drop, drop_path=drop_path)
         self.patch_nums, self.vocab, self.z, self.width, self.heads = patch_nums, vocab, z, width, heads
         self.num_classes, self.d_embed, self.cond_drop = num_classes, d_embed, cond_drop
-        sizes = [p*p for p in patch_nums]; ends = [sum(sizes[:i+1]) for i in range(len(sizes))]
+        ends = [sum(sizes[:i+1]) for i in range(len(sizes))]
         self.spans = [(e-n, e) for n, e in zip(sizes, ends)]; self.first, self.length = sizes[0], ends[-1]
         self.word_embed, self.lvl_embed = nn.Linear(z, width), nn.Embedding(len(sizes), width)
         if d_embed is None: self.class_emb = nn.Embedding(num_classes+1, width)   # the last row: no class
@@ -196,13 +199,10 @@ class VAR(nn.Module):
         cond,      # classes `b` (whole numbers), or embeddings `b d`
     )->Tensor:     # `b d`
         "The start token."
-        where = self.pos_start
-        if self.d_embed is not None:
-            return self.embed_proj(check_shape(torch.as_tensor(cond, dtype=where.dtype, device=where.device), 'b d', 'cond', d=self.d_embed))
-        return self.class_emb(check_classes(torch.as_tensor(cond, device=where.device), self.num_classes))
-    def unconditional(self,
-        b:int=1,   # pictures
-    )->Tensor:     # `b d`
+        cond = torch.as_tensor(cond, device=self.pos_start.device)
+        if self.d_embed is not None: return unrounded(self.embed_proj, check_shape(cond, 'b d', 'cond', d=self.d_embed))
+        return self.class_emb(check_classes(cond, self.num_classes))
+    def unconditional(self, b:int=1)->Tensor:  # pictures, to `b d`
         "The start token where nothing is known."
         none = self.class_emb.weight[-1] if self.d_embed is None else self.embed_proj.bias
         return none.expand(b, -1)
@@ -222,7 +222,7 @@ class VAR(nn.Module):
         if drop is None and self.training and self.cond_drop: drop = torch.rand(b, device=c.device) < self.cond_drop
         if drop is not None: c = torch.where(torch.as_tensor(drop, device=c.device)[:, None], self.unconditional(b).to(c.dtype), c)
         six, two = self.modulation(c)
-        x = torch.cat([c[:, None] + self.pos_start, self.word_embed(x)], 1) + self.lvl_embed(self.lvl_1L) + self.pos_1LC
+        x = torch.cat([c[:, None] + self.pos_start, unrounded(self.word_embed, x)], 1) + self.lvl_embed(self.lvl_1L) + self.pos_1LC
         for block, s in zip(self.blocks, six): x = block(x, s, self.attn_bias_for_masking)
         return self.read(x, two)
     def read(self,
@@ -231,22 +231,16 @@ class VAR(nn.Module):
     )->Tensor:      # logits, `b n vocab`
         "Guess the codes, in float32."
         return full(self.head, torch.addcmul(two[1], plain_norm(x.float()), two[0]))
-    def cache(self,
-        b:int,  # pictures; twice as many with guidance
-    )->Cache:   # empty
+    def cache(self, b:int)->Cache:    # pictures, twice as many with guidance; empty
         "Memory for drawing so many pictures."
         p = self.pos_start; half = torch.amp.is_autocast_available(p.device.type) and torch.is_autocast_enabled(p.device.type)
         return Cache(len(self.blocks), b, self.heads, self.length, self.width//self.heads,
             torch.get_autocast_dtype(p.device.type) if half else p.dtype, p.device)
-    def place(self,
-        k:int,   # scale
-    )->Tensor:   # `1 n d`
+    def place(self, k:int)->Tensor:   # scale, to `1 n d`
         "Vectors that tell the tokens of a scale where they are."
         a, e = self.spans[k]
         return self.pos_1LC[:, a:e] + self.lvl_embed.weight[k]
-    def start(self,
-        c:Tensor,  # start tokens, `b d`
-    )->Tensor:     # `b n d`
+    def start(self, c:Tensor)->Tensor: # start tokens `b d`, to `b n d`
         "What enters at the first scale."
         return c[:, None] + self.pos_start + self.place(0)
     def enter(self,
@@ -254,7 +248,7 @@ class VAR(nn.Module):
         k:int,     # scale
     )->Tensor:     # `b n d`
         "What enters at a later scale."
-        return self.word_embed(rearrange(x, 'b z h w -> b (h w) z')) + self.place(k)
+        return unrounded(self.word_embed, rearrange(x, 'b z h w -> b (h w) z')) + self.place(k)
     @torch.no_grad()
     def advance(self,
         x:Tensor,      # what enters at this scale, `b n d`
@@ -282,10 +276,8 @@ def check_classes(
     return labels.long()
 
 def check_turn(
-    spans:list,  # first and last place of each scale
-    k:int,       # scale that is asked for
-    cache:Cache, # memory
-    x:Tensor,    # tokens, `b n d`
+    spans:list, k:int,     # first and last place of each scale; scale that is asked for
+    cache:Cache, x:Tensor, # memory; tokens, `b n d`
 ):
     "Refuse scales out of order, and a memory made for another number of pictures."
     a, e = spans[k]
@@ -320,34 +312,79 @@ sides_256, sides_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13,
 var_configs = {f'd{d}': dict(vocab=4096, z=32, patch_nums=sides_512 if d == 36 else sides_256, depth=d, num_classes=1000, shared_aln=d == 36)
     for d in (16, 20, 24, 30, 36)}
 
-# %% ../../nbs/04_generators/02_var.ipynb #afb9f8fe
+# %% ../../nbs/04_generators/02_var.ipynb #cde3e6a2
 def config_from(
-    state:dict,       # name -> tensor, of a `VAR`
-    name='the file',  # for the message
+    state:dict, name='the file', # name -> tensor, of a `VAR`; for the message
+    **given,                     # what is known already; it is not looked for
 )->dict:
     "The configuration that these weights belong to."
     kind = next((k for k in ('class_emb.weight', 'embed_proj.weight') if k in state), None)
-    gone = [k for k in ('lvl_1L', 'word_embed.weight', 'head.weight', 'blocks.0.attn.mat_qkv.weight', 'blocks.0.ffn.fc1.weight') if k not in state] + ['class_emb.weight']*(not kind)
+    gone = [k for k in ('word_embed.weight', 'lvl_embed.weight', 'pos_start', 'pos_1LC', 'head.weight', 'blocks.0.attn.mat_qkv.weight', 'blocks.0.ffn.fc1.weight') if k not in state] + ['class_emb.weight']*(not kind)
     if gone: raise CheckpointError(f'{name} does not hold {", ".join(gone[:3])};', 'the weights of a next-scale transformer were expected.', '', 'Check which file it is, such as `var_d16.pth`.')
     width, z = state['word_embed.weight'].shape; sharp = state.get('blocks.0.attn.scale_mul_1H11')
-    return dict(vocab=len(state['head.weight']), z=z, patch_nums=tuple(math.isqrt(n) for n in torch.bincount(state['lvl_1L'].flatten().long()).tolist()),
+    if sharp is None and not given.get('heads'): raise CheckpointError(f'{name} does not tell how many heads look;', 'expected `scale_mul_1H11`, which has one number for each, or `heads=...`.',
+        f'Each number that divides the width of {width} would fit, and all but one would draw wrongly.', f'Say `heads=...`; released networks have one for every 64 of width: `heads={max(1, width//64)}`.')
+    return dict(vocab=len(state['head.weight']), z=z, patch_nums=given.get('patch_nums') or sides_from(state, name),
         depth=sum(k.endswith('.attn.mat_qkv.weight') for k in state), width=width, heads=None if sharp is None else sharp.numel(), qk_norm=sharp is not None,
         mlp_ratio=len(state['blocks.0.ffn.fc1.weight'])/width, shared_aln='shared_ada_lin.1.weight' in state,
-        **(dict(num_classes=len(state[kind])-1) if kind == 'class_emb.weight' else dict(d_embed=state[kind].shape[1])))
+        **(dict(num_classes=len(state[kind])-1) if kind == 'class_emb.weight' else dict(d_embed=state[kind].shape[1]))) | given
+
+def growing(n:int, places:int, least:int):
+    "Lists of `n` sides, none smaller than the one before, with so many places in all."
+    if not n: yield from [()]*(not places)
+    else: yield from ((s, *more) for s in range(least, math.isqrt(places//n) + 1) for more in growing(n - 1, places - s*s, s))
+
+def sides_from(state:dict, name='the file')->tuple:
+    "The sides of the scales: from the table of scales, from who may look at whom, or from the number of places."
+    levels, mask, first, length, n = state.get('lvl_1L'), state.get('attn_bias_for_masking'), state['pos_start'].shape[1], state['pos_1LC'].shape[1], len(state['lvl_embed.weight'])
+    released = [s for s in (sides_256, sides_512) if (len(state['head.weight']), n, length) == (4096, len(s), sum(p*p for p in s))]; side = math.isqrt(first)
+    if levels is not None: places = torch.bincount(levels.flatten().long()).tolist()
+    elif mask is not None: places = [b - a for a, b in pairwise([0, *(mask[0, 0] == 0).sum(-1).unique().tolist()])]
+    else: lists = released or [(side, *more) for more in islice(growing(n - 1, length - first, side), 2)]; places = [p*p for p in lists[0]] if len(lists) == 1 else []
+    sides = tuple(map(math.isqrt, places))
+    if [s*s for s in sides] != places or len(sides) != n or sum(places) != length: raise CheckpointError(f'{name} does not tell the sides of its {n} scales;', f'expected a table of scales (`lvl_1L`), or a single way to cut its {length} places into squares that grow.',
+        'The table was left out, or scales are not square.', 'Say `patch_nums=...`, as the tokenizer has them.')
+    return sides
+
+# %% ../../nbs/04_generators/02_var.ipynb #25f9415e
+@dataclass
+class VARReport(KeyReport):
+    "An account that also names what was made anew from the sizes."
+    rebuilt:dict=field(default_factory=dict)   # ours -> why
+    def table(self):
+        "One row a key: what became of it, their name, ours, why."
+        t = super().table()
+        for k, why in self.rebuilt.items(): t.loc[len(t)] = ['rebuilt', '', k, why]
+        return t
+    def __str__(self): return super().__str__() + f', {len(self.rebuilt)} rebuilt from the sizes ({", ".join(list(self.rebuilt)[:4])}{", ..."*(len(self.rebuilt) > 4)})'*bool(self.rebuilt)
+
+def fill_var(
+    model:VAR,        # to be filled
+    state:dict, name='the file', # name -> tensor; for the message
+    start:bool=False, # the map of the embedding may be fresh, if theirs is for classes or for another width
+)->VARReport:
+    "Fill a generator, all of it or nothing, with an account of every key."
+    own = model.state_dict(); levels, door = state.get('lvl_1L'), [k for k in state if k.startswith(('class_emb.', 'embed_proj.'))]
+    same = lambda k: k not in state or state[k].shape != own[k].shape or torch.equal(*(v[k].cpu().double().clamp(min=-1) for v in (state, own)))
+    if not (same('lvl_1L') and same('attn_bias_for_masking')): raise CheckpointError(f'{name} has other scales than {model.patch_nums},', 'the same were expected.',
+        'They have as many places in all, but not each.', 'Leave `patch_nums` out, or give those of the file.')
+    made = {k: 'not in the file' for k in own if k not in state and fits_any(k, ('lvl_1L', 'attn_bias_for_masking', '*.zero_k_bias'))}
+    if levels is not None and levels.is_floating_point(): made['lvl_1L'] = f'{levels.dtype} in the file'; state = {k: v for k, v in state.items() if k != 'lvl_1L'}
+    fresh = start and bool(door) and getattr(state.get('embed_proj.weight'), 'shape', None) != own['embed_proj.weight'].shape
+    r = load_official(model, state, rename=dict.fromkeys(door if fresh else ()), new=(*made, *('embed_proj.*',)*fresh), name=name)
+    return VARReport(r.name, r.matched, r.renamed, [k for k in r.new if k not in made], r.refused, made)
 
 def load_var(
     path,              # official weights such as `var_d16.pth`, or a file of `save_var`
-    d_embed:int=None,  # width of an embedding, to be put in place of the classes
-    **config,          # what differs from what the file says, such as `cond_drop`
-)->tuple:              # (VAR in evaluation mode, KeyReport)
+    d_embed:int=None,  # width of an embedding, to be put in place of the classes, or of an embedding of another width
+    **config,          # what differs from what the file says, such as `cond_drop`, or what it does not say, such as `heads`
+)->tuple:              # (VAR in evaluation mode, VARReport)
     "A generator from a file, with an account of every key."
     about = read_about(path, 'var'); name = Path(path).name
     state = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'var_wo_ddp'))
-    config = {**(about.get('config') or config_from(state, name)), **config}
+    config = {**(about.get('config') or config_from(state, name, **config)), **config}
     if d_embed is not None: config.update(d_embed=d_embed, num_classes=None)
-    swap = d_embed is not None and 'class_emb.weight' in state; model = VAR(**config)
-    report = load_official(model, state, unused=('class_emb.weight',) if swap else (), new=('embed_proj.*',) if swap else (), name=name)
-    return model.eval(), report
+    model = VAR(**config); return model.eval(), fill_var(model, state, name, start=d_embed is not None)
 
 def save_var(
     model:VAR,        # what to keep

@@ -7,6 +7,7 @@ __all__ = ['vqvae_256', 'vqvae_512', 'bend', 'norm', 'Residue', 'Look', 'Resize'
            'Decoder', 'VQVAE', 'to_signed', 'to_uint8', 'save_vqvae', 'load_vqvae']
 
 # %% ../../nbs/04_generators/01_vqvae.ipynb #443e7cc5
+import warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -304,7 +305,11 @@ def load_vqvae(
     **config,  # what differs from the file's own configuration, or from `vqvae_256`, such as `patch_nums`
 )->tuple:      # (VQVAE in evaluation mode, KeyReport)
     "A tokenizer from a file, with an account of every key."
-    about = read_about(path, 'vqvae')
+    about, name, usage = read_about(path, 'vqvae'), Path(path).name, 'quantize.ema_vocab_hit_SV'
     model = VQVAE(**{**(about.get('config') or vqvae_256), **config})
-    report = load_official(model, read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'vae_local')), keep=('quantize.ema_vocab_hit_SV',), name=Path(path).name)
+    state = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'vae_local')); lost = usage in state and int((~state[usage].isfinite()).sum())
+    report = load_official(model, {k: v for k, v in state.items() if not (lost and k == usage)}, new=(usage,) if lost else (), keep=(usage,), name=name)
+    if lost:
+        report.refused[usage] = f'{lost} counts are not finite: counted anew, from zero'
+        warnings.warn(f'{name}: {lost} counts of how often codes were used are not finite, as if they had outgrown 16 bits. They are counted anew; pictures are the same.')
     return model.eval(), report

@@ -20,7 +20,7 @@ from ..data.datasets import data_pictures
 from ..data.pictures import load_pictures
 from ..data.registry import home_of
 from ..data.trials import Trials
-from ..decoders.avde import AVDE, packaged_avde, stage_folder
+from ..decoders.avde import AVDE, packaged_avde, packaged_target, stage_folder
 from ..decoders.avde_stages import Reader
 from ..decoders.avde_swap import DiffusionDrawer, load_reader, save_reader
 from ..decoders.drawing import Drawer, load_drawer, save_drawer
@@ -50,9 +50,12 @@ class Source:
     window: list = field(default_factory=lambda: [0., .8])
     sfreq: float = 100.
     average: bool = True       # repetitions of a training picture; False: every one is a row
-    target: str = 'lite0'; layer: str = 'pooled+block2@4'   # whose features are pointed at
+    target: str = 'lite0'; layer: str = 'auto'   # whose features are pointed at; 'auto': those of the packaged generator
     data_seed: int = 0
     copies: str = 'raise'
+    def __post_init__(self):
+        told = packaged_target()
+        if self.layer == 'auto': self.layer = told['layer'] if self.target == told['encoder'] else 'pooled'
     @classmethod
     def of(cls, values:dict):
         "From the parameters of a job, whatever else there is."

@@ -188,7 +188,11 @@ def parse_text(
     if isinstance(kind, list):
         inner = text[1:-1] if text[:1] == '[' and text[-1:] == ']' else text
         parts = [t.strip() for t in inner.split(',') if t.strip()]
-        if kind[0] is None: return ast.literal_eval(f'[{inner}]')
+        if kind[0] is None:
+            try: return ast.literal_eval(f'[{inner}]')
+            except (ValueError, SyntaxError):
+                if set(inner) & set('[](){}\'"'): raise
+                return parts     # bare words
         return [parse_text(t.strip('\'"') if kind[0] is str else t, kind[0]) for t in parts]
     if kind is bool: return dict(true=True, yes=True, false=False, no=False, **{'1': True, '0': False})[text.lower()]
     return kind(text)

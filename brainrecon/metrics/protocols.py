@@ -124,7 +124,7 @@ protocols = {p.name: p for p in (
         'test score', 'both stages: encoder by best top-1 on the 200 test concepts, generator by lowest loss on them, after each epoch', similarity='dot product, picture features not normalised',
         n_way=200, ties=position, average_train='none: every repetition is a sample', average_test='80 repetitions', whitening='none', antialias=unknown, blend=unknown, samples=unknown, seeds=unknown,
         flag='As released by AVDE: both stages keep the epoch that was best on the 200 test concepts, so the score is not zero-shot.',
-        notes='199 distractors and the right picture last: with 200 concepts the whole gallery; the validation loss is random, since the condition is dropped in evaluation too'),
+        notes='199 distractors and the right picture last: with 200 concepts the whole gallery; the validation loss is random, since the condition is dropped in evaluation too; stage two is not followed here: drawings of the pictures that chose the generator would not be zero-shot'),
     Protocol('hvf-released', 'HVF within a person', 'HVF (ICLR 2026, arXiv 2602.07495); ssshamiii/Brain-HIVE: configs/train_clip.yaml, main/utils_eval.py', 'things-eeg2, things-meg', 'within',
         'last', 'nothing: 25 epochs, the last counts', n_way=200, ties=unknown, average_test='80 repetitions (EEG), 12 (MEG)', whitening='fitted on training trials (EEG), none (MEG)', antialias=unknown,
         samples='mean of 10 samples', seeds=(2025, 2026, 2027), flag='As released by HVF: the last of 25 epochs counts; nothing is chosen on the test.',
