@@ -462,6 +462,115 @@ def test_bad_calls(w, d):
     with pytest.raises(ReconError, match='option of drawing'): d.trace(w.test[:1], heat=1)
 
 
+# What a stranger tried
+
+fast = dict(steps=2, batch_size=64)
+
+
+def test_a_drawer_that_was_read_back_keeps_the_scale_of_its_generator(w, tmp_path):
+    "So that it can be aligned and taught again; also one whose reader was made by itself, and files that do not say whether a scale was given."
+    from brainrecon.decoders.avde_swap import load_reader, save_reader
+    axes = Standardise(8).fit(w.gallery[:180].z, w.pics); d = AVDE(w.vqvae, dict(depth=1, width=64, heads=2), axes, **tiny, device='cpu').align(w.train, w.valid, w.gallery, **fast).learn_to_draw(w.train, w.valid, w.parts, **fast)
+    alone = AVDE(w.vqvae, d.painter.var, standardise=False, targets='scaled', device='cpu'); alone.reader = load_reader(save_reader(d.reader, tmp_path/'r.safetensors')); alone.learn_to_draw(w.train, w.valid, w.parts, steps=0)
+    for one in (d, alone):
+        again = load_drawer(one.save(tmp_path/'d.safetensors')); assert again.embed(w.test).shape == (50, 8) and again.config['standardise'] and np.array_equal(again.scale(w.zt.z), axes(w.zt.z))
+        assert again.align(w.train, w.valid, w.gallery, **fast).embed(w.test).shape == (50, 8) and not again.learn_to_draw(w.train, w.valid, w.parts, steps=0).account['generator'].new
+    meta, arrays = reader_parts(d.reader); assert meta.pop('given') and reader_back(meta, arrays).given is not None and reader_back(meta, arrays).fit(w.train, w.valid, w.gallery, **fast).embed(w.test).shape == (50, 8)
+    meta, arrays = reader_parts(Reader(**tiny).fit(w.train, w.valid, w.gallery, **fast)); assert not meta['given'] and reader_back(meta, arrays).given is None
+
+
+def test_a_generator_that_cannot_read_embeddings_is_not_left_as_it_is(w, tmp_path):
+    "Fresh weights, classes, another width: each drew noise without a word; the jobs' draw_epochs=0 took the same road."
+    from brainrecon.jobs.avde import Parts, Read, fit_chains, fit_settings
+    from brainrecon.jobs.draw import Album
+    classes = VAR(vocab=32, z=4, patch_nums=(1, 2, 4), depth=1, width=64, heads=2, num_classes=5); sizes = dict(depth=1, width=32); wide = Gallery(np.repeat(w.gallery.z, 2, 1), w.gallery.pictures, w.gallery.concepts)
+    for start, words in ((sizes, 'the whole generator is new'), (classes, 'the map of the embedding is new'), (w.var, 'the map of the embedding is new')):
+        d = AVDE(w.vqvae, start, **tiny, device='cpu').align(w.train, w.valid, wide, **fast)
+        for how in (dict(steps=0), dict(epochs=0)):
+            with pytest.raises(ParameterError, match=f'{words}.*\n.*noise.*steps > 0'): d.learn_to_draw(w.train, w.valid, w.parts, **how)
+        assert d.painter is None and 'drawing' not in d.account
+        with pytest.raises(UnknownError, match='learn_to_draw'): d.draw(w.test)
+        with pytest.raises(ParameterError, match='noise'): fit_chains([Read('labram', 0, False, d.reader)], w.train, w.valid, Album(w.parts, w.seen), Parts(w.vqvae, start), ['var'], tmp_path, teach=fit_settings(dict(epochs=0, steps=0)), device='cpu')
+    assert d.learn_to_draw(w.train, w.valid, w.parts, steps=1, batch_size=64, lr=1e-9).draw(w.test[:1]).shape == (1, 1, 16, 16, 3)
+    spoilt = d.learn_to_draw(w.train, w.valid, w.parts, steps=2, batch_size=64, lr=10.).account['drawing']; assert ('it draws noise' in spoilt) == ('the start is kept' in spoilt)
+
+
+def test_aligning_again_forgets_what_was_fitted_before(w, tmp_path):
+    d = w.make(align=fast, teach=dict(steps=0)).fit(w.train, w.valid, w.parts, w.gallery); assert 'has met 206 concepts (26 to choose by), draws 16 x 16' in repr(d) and '26 chosen by' in d.account['concepts']
+    d.align(w.train, w.valid, w.gallery, **fast); assert repr(d) == 'AVDE, aligned on 180 concepts, not taught to draw' and not hasattr(d, 'about') and set(d.account) == {'encoder', 'tokenizer', 'generator'} and set(d.history) == {'align'}
+    for call in (lambda: d.reconstruct(w.test), lambda: d.trace(w.test), lambda: d.draw(w.test), lambda: d.save(tmp_path/'d.safetensors'), lambda: d.ceiling(w.seen, w.zt)):
+        with pytest.raises(UnknownError, match='no painter yet.*\n.*Call `learn_to_draw'): call()
+    d.learn_to_draw(w.train, w.valid, w.parts, steps=0); before, about = d.draw(w.test[:2]), d.about
+    with pytest.raises(ParameterError): d.learn_to_draw(shuffle_pairs(w.train), w.valid, w.parts)      # refused, and what it was
+    assert d.about == about and np.array_equal(d.draw(w.test[:2]), before)
+    with pytest.raises(ParameterError): d.align(w.train, w.valid, w.gallery, lr=-1.)
+    with pytest.raises(UnknownError, match='not learned'): d.embed(w.test)
+    with pytest.raises(UnknownError, match='not learned'): d.draw(w.test)
+    assert 'not fitted' in repr(d)
+
+
+def test_published_weights_have_a_rate(w, tmp_path):
+    "Windows of 200 samples are a second for LaBraM; fresh weights take any rate, and weights of one's own say theirs."
+    def at(side, sfreq, reps=1): t = toy(side, reps)[0]; return Trials(np.tile(t.x, (1, 1, 10)), names, t.table, 'eeg', sfreq, provenance=t.provenance)
+    with seeded(7): base = LaBraM(names, 200, 3, depth=1)
+    torch.save(dict(model={f'student.{k}': v for k, v in base.state_dict().items() if not k.startswith(('head', 'fc_norm'))}), tmp_path/'labram-base.pth')
+    def fit(sfreq, weights=tmp_path/'labram-base.pth', **more): return w.make(options=dict(patch=200) if weights else small_labram(200, 1), weights=weights, encoder='labram', **more).align(at('train', sfreq), at('valid', sfreq), w.gallery, steps=1, batch_size=64)
+    with pytest.raises(ParameterError, match='have 250 samples a second.*taught with 200.*\n.*trials.resample.200.') as e: fit(250.)
+    assert 'weights_sfreq=250' in e.value.do and fit(200.).account['encoder'].renamed and fit(250., weights_sfreq=250.).account['encoder'].renamed and fit(250., None).account['encoder'] == 'fresh weights'
+    with pytest.raises(ParameterError, match='taught with 250'): fit(200., weights_sfreq=250.)
+
+
+def test_no_end_of_a_trial_is_lost_without_a_word(w):
+    for n, patch in ((20, 20), (200, 200), (240, 120), (250, 125), (400, 200), (1000, 200), (202, 101)): assert (small_labram(n)['patch'], small_labram(n)['fit']) == (patch, 'error') and LaBraM(names, n, 5, **small_labram(n, 1))(torch.zeros(1, 8, n)).shape == (1, 5)
+    def long(side): t = toy(side)[0]; return Trials(np.tile(t.x, (1, 1, 11))[..., :211], names, t.table, 'eeg', 200., provenance=t.provenance)
+    lines = []; assert small_labram(211)['fit'] == 'crop'; d = w.make(options=None, log=lines.append).align(long('train'), long('valid'), w.gallery, steps=1, batch_size=64)
+    assert d.account['encoder'] == 'fresh weights; the last 11 of 211 samples are not read' and any('last 11 of 211' in l for l in lines) and 'not read' not in w.make().align(w.train, w.valid, w.gallery, **fast).account['encoder']
+
+
+def test_what_is_no_gallery(w, d):
+    for bad in (None, w.pics, w.test, w.gallery.z):
+        for call in (lambda: w.make().align(w.train, w.valid, bad), lambda: d.retrieve(w.test, bad), lambda: Reader(scale=w.scale).fit(w.train, w.valid, bad), lambda: w.make().fit(w.train, w.valid, w.parts, bad), lambda: d.ceiling(w.seen, bad)):
+            with pytest.raises(ParameterError, match='gallery.*\n.*make_gallery'): call()
+    narrow = Gallery(w.zt.z[:, :5], w.zt.pictures, w.zt.concepts)
+    with pytest.raises(ShapeError, match='5 wide; those of training were 16'): d.retrieve(w.test, narrow)
+    for k in (1.5, '5', True, None):
+        with pytest.raises(ParameterError, match='k='): d.retrieve(w.test, w.zt, k)
+    with pytest.raises(ShapeError, match='0 pictures'): d.retrieve(w.test, w.zt, 0)
+    told = w.make(card=dict(target=dict(encoder='lite0', layer='pooled+block2@4'))); words = 'avde.gallery_of.pictures..: features of lite0, pooled.block2@4'
+    for call in (lambda: told.fit(w.train, w.valid, w.parts), lambda: told.align(w.train, w.valid, None), lambda: told.align(w.train, w.valid, Gallery(w.gallery.z[:, :5], w.gallery.pictures, w.gallery.concepts), **fast), lambda: told.align(w.train, w.valid, w.gallery, **fast).retrieve(w.test, narrow)):
+        with pytest.raises(ReconError, match=words): call()
+    with pytest.raises(ParameterError, match='no pictures'): told.gallery_of()
+    for bad in (w.pics.img, [w.pics], w.test):
+        with pytest.raises(ParameterError, match='`Pictures` were expected'): told.gallery_of(bad)
+
+
+def test_options_that_do_not_exist_or_cannot_be_meant(w):
+    d = w.make(align=fast).align(w.train, w.valid, w.gallery)
+    for how, words in ((dict(epoch=1), "'epochs', 'steps', 'batch_size'.*\n.*'epochs'"), (dict(seed=1), 'AVDE.seed=1'), (dict(name='a'), 'option')):
+        with pytest.raises(UnknownError, match=words): w.make(align={}).align(w.train, w.valid, w.gallery, **how)
+    with pytest.raises(UnknownError, match="'epochs'"): d.learn_to_draw(w.train, w.valid, w.parts, epoch=1)
+    with pytest.raises(UnknownError, match="'noise'"): d.learn_to_draw(w.train, w.valid, w.parts, nose=1)
+    for how, words in ((dict(epochs=0), 'epochs=0'), (dict(epochs=1.5), 'epochs=1.5'), (dict(steps=-1), 'steps=-1'), (dict(batch_size=0), 'batch_size=0'), (dict(lr=0.), '0.0005'), (dict(lr='fast'), '0.0005'), (dict(warmup=100), 'share.*\n.*0.1'), (dict(weight_decay=-1), '0.05')):
+        with pytest.raises(ParameterError, match=words): w.make(align={}).align(w.train, w.valid, w.gallery, **how)
+    for how, words in ((dict(epochs=-1), 'epochs=-1'), (dict(lr=0.), '1e-05'), (dict(steps=.5), 'steps=0.5')):
+        with pytest.raises(ParameterError, match=words): d.learn_to_draw(w.train, w.valid, w.parts, **how)
+    assert w.make(align={}).align(w.train, w.valid, w.gallery, steps=1, epochs=0, floor=.1, clip=None).history['align'][-1]['step'] == 1
+
+
+def test_seeds_parts_and_vectors_of_another_kind(w, d):
+    for bad in ('a', [1, 2], 1.5, -1, True, None):
+        for call in (d.reconstruct, d.trace, d.draw, lambda t, seed: d.ceiling(w.seen[:1], w.zt, seed=seed)):
+            with pytest.raises(ParameterError, match='seed=.*\n.*a seed of its own'): call(w.test[:1], seed=bad)
+    assert np.array_equal(d.draw(w.test[:1], seed=np.int64(3)), d.draw(w.test[:1], seed=3))
+    for make in (lambda: AVDE(w.var, w.vqvae), lambda: Painter(w.var, w.vqvae)):
+        with pytest.raises(ParameterError, match='changed places'): make()
+    for make in (lambda: AVDE(1, w.var), lambda: AVDE(w.vqvae, 3.), lambda: AVDE(w.vqvae, w.var, w.gallery), lambda: Painter('tokenizer.safetensors', w.var), lambda: Painter(w.vqvae, dict(depth=1))):
+        with pytest.raises(ParameterError, match='is of type'): make()
+    e = d.embed(w.test[:2])
+    with pytest.raises(ShapeError, match='x.None.'): d.painter.paint(e[0], [1])
+    with pytest.raises(ShapeError, match='expected 16'): d.painter.paint(e[:, :5], [1, 2])
+
+
 # The packaged weights
 
 def card_words(vqvae): return vqvae.quantize.embedding.num_embeddings

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, ShapeError, UnknownError, seeded
 from brainrecon.core.checkpoint import save_weights
+from brainrecon.encoders.given import option_names
+from brainrecon.encoders.small import small_encoder, small_encoders
 from brainrecon.encoders.eeg_networks import (ATM, NICE, ChannelTransformer, ConvEncoder, EEGNet, TSConv, eeg_encoder, eeg_encoders, load_released, samples_left)
 
 names = ['P7', 'P3', 'Pz', 'P4', 'P8', 'O1', 'Oz', 'O2']
@@ -80,3 +82,35 @@ def test_published_spellings(tmp_path, kind, how):
     save_weights(tmp_path/'w.safetensors', state | {'stranger': torch.ones(1)}); before = {k: v.clone() for k, v in kind(3, 250, 5).state_dict().items()}; other = kind(3, 250, 5); other.load_state_dict(before)
     with pytest.raises(CheckpointError, match='stranger'): load_released(other, tmp_path/'w.safetensors')
     assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+
+@pytest.mark.parametrize('name, wrong, near, has', [('mlp', 'dropuot', 'dropout', 'width'), ('conv', 'filter', 'filters', 'kernel'), ('nice', 'kernle', 'kernel', 'pool'), ('tsconv', 'kernle', 'kernel', 'filters'), ('eegnet', 'dropuot', 'dropout', 'pool'),
+    ('atm', 'person', 'persons', 'convolution'), ('labram', 'dorp', 'drop_path', 'layer_scale')])
+def test_a_misspelt_option_is_answered_with_those_that_there_are(name, wrong, near, has):
+    ways = [lambda o: eeg_encoder(name, names, 200, 6, **o)] + [lambda o: small_encoder(name, (8, 200), 6, **o)]*(name in small_encoders)
+    for make in ways:
+        with pytest.raises(ParameterError) as e: make({wrong: .3})
+        assert e.value.came == f'{name!r} has no option {wrong!r};' and has in e.value.expected and e.value.do == f'Did you mean {near!r}?'
+        with pytest.raises(ParameterError) as e: make(dict(zzz=1))
+        assert 'mean' not in e.value.do and has in e.value.expected
+
+@pytest.mark.parametrize('name', eeg_encoders)
+def test_every_option_that_is_listed_may_be_given(name):
+    given = {**small.get(name, {})}; listed = option_names(eeg_encoders[name]); assert listed and not {'n_chans', 'n_times', 'n_outputs', 'ch_names'} & {*listed}
+    for k in listed:
+        try: eeg_encoder(name, names, 400, 6, **{**given, k: given.get(k)})
+        except ParameterError as e: assert 'has no option' not in str(e), k
+        except (TypeError, AttributeError, ReconError) as e: assert 'unexpected keyword' not in str(e), k    # None is no value for it, but it was known
+
+def test_options_inside_of_atm():
+    assert ATM(8, 200, 6, convolution=dict(dropout=.1, kernel=9)).enc_eeg[0].tsconv[-1].p == .1
+    with pytest.raises(ParameterError, match="(?s)convolution of ATM.*'kernel'"): ATM(8, 200, 6, convolution=dict(kernle=9))
+
+@pytest.mark.parametrize('name', [n for n in eeg_encoders if n != 'labram'])
+def test_sizes_and_signals_of_another_kind(name):
+    for n_outputs in (0, -1, '6', None, 2.5):
+        with pytest.raises(ParameterError, match='n_outputs'): eeg_encoder(name, names, 200, n_outputs)
+    with pytest.raises(ParameterError, match='n_times=200'): eeg_encoder(name, names, '200', 6)
+    with pytest.raises(ParameterError, match='n_chans'): eeg_encoder(name, [], 200, 6)
+    net = eeg_encoder(name, names, 200, 6, **small.get(name, {})).eval(); x = torch.randn(2, 8, 200); assert torch.equal(net(x.double()), net(x))
+    for bad in (x.numpy(), x.long()):
+        with pytest.raises(ParameterError, match=r'\.float\(\)'): net(bad)

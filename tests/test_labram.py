@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from brainrecon.core.checks import ChannelError, CheckpointError, ParameterError, ShapeError, UnknownError, seeded
+from brainrecon.core.checks import ChannelError, CheckpointError, MissingWeights, ParameterError, ShapeError, UnknownError, seeded
 from brainrecon.data.eeg_imagenet import ch62
 from brainrecon.data.simulated_meeg import ch63
 from brainrecon.encoders.electrodes import electrodes, labram_names, labram_rows, plain_name
@@ -165,3 +165,36 @@ def test_layer_groups():
     assert lr_factor('blocks.5.attn.qkv.weight', 12, .8) == pytest.approx(.8**7) and lr_factor('cls_token', 12, .8) == pytest.approx(.8**13)
     for bad in (0, 1.5, -1):
         with pytest.raises(ParameterError): layer_groups(m, bad)
+
+# ---- slips
+
+def test_micro_is_written_in_three_ways_and_no_unit_is_guessed():
+    for micro in ('\u00b5V', '\u03bcV', ' uV'): m = net(unit=micro); assert m.config['unit'] == 'uV' and m.cut.factor == .01; alike(m(signal()), net(unit='uV')(signal()), 0)
+    for other in ('MV', 'UV', 'volt', 'v', None, 1):
+        with pytest.raises(UnknownError) as e: net(unit=other)
+        assert 'Did you mean' not in str(e.value) and 'mV 10' in str(e.value) and 'uV 0.01' in str(e.value) and 'V 10000' in str(e.value)
+
+@pytest.mark.parametrize('how', [dict(n_times='200'), dict(n_times=None), dict(n_times=80.), dict(depth=-1), dict(depth=0), dict(n_outputs=0), dict(n_outputs=-1), dict(n_outputs='6'), dict(patch=0), dict(heads='5'), dict(out_chans=0), dict(start='0'), dict(width=True)])
+def test_sizes_are_whole_numbers(how):
+    with pytest.raises(ParameterError, match=f'`{[*how][0]}` is .*whole number'): net(**how)
+
+def test_other_kinds_of_numbers():
+    m, x = net(), signal(); alike(m(x.double()), m(x), 0); assert m.double()(x.double()).dtype == torch.float64
+    for bad in (x.numpy(), x.double().numpy(), x.long()):
+        with pytest.raises(ParameterError, match=r'\.float\(\)'): net()(bad)
+
+def test_misspelt_options_and_other_tables(tmp_path):
+    content, _ = pretraining(); torch.save(content, tmp_path/'p.pth')
+    with pytest.raises(ParameterError, match='(?s)dorp.*it has:.*qkv_bias.*drop_path'): load_labram(tmp_path/'p.pth', caps, 80, dorp=1)
+    torch.save(dict(model={**content['model'], 'student.pos_embed': torch.zeros(1, 65, 40)}), tmp_path/'q.pth')
+    with pytest.raises(CheckpointError, match='64 electrodes, that of LaBraM has 128'): load_labram(tmp_path/'q.pth', caps, 80, patch=80)
+    with pytest.raises(ParameterError, match='a path'): load_labram(None, caps, 80)
+
+def test_fetched_weights_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path)); content, _ = pretraining()
+    with pytest.raises(MissingWeights, match='brainrecon data fetch labram-base`'): load_labram('labram-base:labram-base.pth', caps, 80, patch=80)
+    (tmp_path/'labram-base').mkdir(); torch.save(content, tmp_path/'labram-base'/'labram-base.pth')
+    m, r = load_labram('labram-base:labram-base.pth', caps, 80, patch=80); assert r.renamed and torch.equal(m.cls_token, content['model']['student.cls_token'])
+    with pytest.raises(UnknownError, match='labram-base.pth'): load_labram('labram-base:labram-large.pth', caps, 80)
+    with pytest.raises(UnknownError, match='labram-base'): load_labram('labram-bose:labram-base.pth', caps, 80)
+    own = tmp_path/'odd:name.pth'; torch.save(content, own); assert load_labram(own, caps, 80, patch=80)[1].renamed      # a file that is there is taken as it is

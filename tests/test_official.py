@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 from brainrecon.core.checkpoint import save_weights
-from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, UnsafeError
+from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, ParameterError, UnsafeError
+from brainrecon.core.files import load_arrays, load_json
 from brainrecon.core.official import KeyReport, addresses, load_official, published, read_about, read_official
 from brainrecon.data.registry import asset
 
@@ -117,3 +118,29 @@ def test_what_a_wrapper_put_before_every_name(tmp_path, around):
     assert same(read_official(tmp_path/'w.pth', under=('trainer', 'labram_local')), weights())
     torch.save({**{around + k: v for k, v in weights().items()}, 'own': torch.ones(1)}, tmp_path/'x.pth')
     assert set(read_official(tmp_path/'x.pth')) == {around + k for k in weights()} | {'own'}
+
+def test_junk_is_called_by_what_its_name_promises(tmp_path):
+    "A `.safetensors` without such a header is not sent to the readers of recordings; a torch file under this name is told to be one."
+    (tmp_path/'w.safetensors').write_bytes(b'junk'*40); (tmp_path/'w.pth').write_bytes(b'junk'*40)
+    with pytest.raises(FileError, match='no header of safetensors') as e: read_official(tmp_path/'w.safetensors')
+    assert 'etch it again' in str(e.value) and 'read_dict' not in str(e.value)
+    with pytest.raises(FileError, match='no torch file'): read_official(tmp_path/'w.pth')
+    for new in (True, False):
+        torch.save(weights(), tmp_path/'w.safetensors', _use_new_zipfile_serialization=new)
+        with pytest.raises(FileError, match='under the name of safetensors.*[^$]*`.pth`'): read_official(tmp_path/'w.safetensors')
+
+@pytest.mark.parametrize('nothing', [None, '', ' ', 3, {}])
+def test_what_is_no_path(nothing):
+    for read in (read_official, read_about):
+        with pytest.raises(ParameterError, match='a path was expected'): read(nothing)
+
+def test_nobody_is_told_to_delete_what_lies_at_a_wrong_path(tmp_path):
+    (tmp_path/'notes.txt').write_text('my only copy of the notes')
+    with pytest.raises(FolderError, match='is a folder') as e: load_arrays(tmp_path)
+    assert 'Give the file in it' in str(e.value) and 'Delete' not in str(e.value)
+    for path, words in ((tmp_path/'notes.txt', 'no whole safetensors file'), (tmp_path, 'is a folder'), (tmp_path/'none', 'no file')):
+        for read in (load_arrays, load_json) if path.name != 'notes.txt' else (load_arrays,):
+            with pytest.raises(FolderError, match=words) as e: read(path)
+            assert 'Delete' not in str(e.value) and 'path' in str(e.value)
+    with pytest.raises(FolderError, match='cannot be read') as e: load_json(tmp_path/'notes.txt')
+    assert 'Delete' not in str(e.value) and 'Check the path' in str(e.value)

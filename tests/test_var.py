@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
+from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
 from brainrecon.generators.sampling import blend, choose, draw_scales, filter_logits, guidance_at, guided, picture_noise, picture_seeds, sample
 from brainrecon.generators.var import VAR, Cache, config_from, fill_var, initialise, load_var, save_var, sides_from, var_configs
 from brainrecon.generators.vqvae import VQVAE
@@ -358,3 +358,19 @@ def skipped(k=1, b=2):
 def test_bad_input_says_what_to_do(name, kind, text, do):
     with pytest.raises(kind) as e: do()
     assert text in str(e.value) and e.value.came and e.value.expected and e.value.do, f'{name}: {e.value}'
+
+@pytest.mark.parametrize('how, text', [(dict(d_embed='5'), 'Write `d_embed=5`'), (dict(d_embed=0), 'd_embed'), (dict(num_classes=-1, d_embed=None), 'num_classes'), (dict(depth=0), 'depth'), (dict(vocab='32'), 'vocab'), (dict(z=0), 'z'), (dict(heads=0), 'heads'), (dict(width=32.), 'width')])
+def test_sizes_are_whole_numbers(how, text):
+    with pytest.raises(ParameterError, match=f'(?s)whole number from 1.*{text}'): VAR(**dict(vocab=32, z=4, patch_nums=sides, depth=2, width=32, heads=2, d_embed=5) | how)
+
+def test_files_by_name_and_slips(tmp_path, monkeypatch):
+    monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path)); var = tiny()
+    for part in ('d16', 'd30'):
+        with pytest.raises(MissingWeights, match='brainrecon data fetch var' + ' --part d30'*(part == 'd30') + '`'): load_var(f'var:var_{part}.pth')
+    (tmp_path/'var').mkdir(); torch.save(var.state_dict(), tmp_path/'var'/'var_d30.pth')
+    again, r = load_var('var:var_d30.pth', heads=2); assert not r.new and not r.refused and torch.equal(again.head.weight, var.head.weight)
+    for d_embed in ('5', 0):
+        with pytest.raises(ParameterError, match='d_embed'): load_var('var:var_d30.pth', d_embed=d_embed)
+    with pytest.raises(ParameterError, match="(?s)it has: .*cond_drop.*'heads'"): load_var('var:var_d30.pth', haeds=2)
+    with pytest.raises(ParameterError, match='a path'): load_var(None)
+    with pytest.raises(UnknownError, match='var_d30.pth'): load_var('var:var_d31.pth')

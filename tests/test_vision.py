@@ -1,12 +1,14 @@
 """Picture encoders: really trained weights on real photographs, refused files, and the open_clip door."""
-import importlib.util, os
+import importlib.util, os, sys
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from brainrecon.alignment.targets import features
-from brainrecon.core.checks import CheckpointError, ParameterError, UnknownError
+from brainrecon.core.checks import CheckpointError, FileError, MissingExtra, MissingWeights, ParameterError, UnknownError
+from brainrecon.core.files import sha256
 from brainrecon.data.pictures import load_pictures
+from brainrecon.data.registry import asset, record
 from brainrecon.encoders import vision as V
 
 root = Path(__file__).parents[1]
@@ -137,3 +139,46 @@ def test_what_stands_beside_pooled_features_does_not_make_them_again(monkeypatch
     monkeypatch.setenv('BRAINRECON_CACHE', str(tmp_path)); p = load_pictures('valid')[:3]; make_gallery(p, layer='pooled+block2@4+pixels@8'); stores = list((tmp_path/'features').glob('*/shelf.json'))
     monkeypatch.setattr(V.Encoder, 'forward', None); make_gallery(p); make_gallery(p, layer='block2@4'); make_gallery(p, layer='pooled+block2@4')
     assert len(stores) == 1 == len(list((tmp_path/'features').glob('*/shelf.json')))
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    "A folder of fetched weights, and an empty cache of the hub."
+    pytest.importorskip('open_clip'); monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path)); monkeypatch.setattr('huggingface_hub.try_to_load_from_cache', lambda *a: None)
+    def put(id, name=V.clip_files[0], content=b'weights', **said):
+        path = tmp_path/id/name; path.parent.mkdir(exist_ok=True); path.write_bytes(content); record(path.parent, {name: dict(bytes=len(content), sha256=sha256(content)) | said}); return path
+    return put
+
+
+@pytest.mark.parametrize('id, arch, tag', [('clip-vit-h14', 'ViT-H-14', 'laion2b_s32b_b79k'), ('clip-vit-b32', 'ViT-B-32', 'laion2b_s34b_b79k'), ('clip-vit-bigg14', 'ViT-bigG-14', 'laion2b_s39b_b160k'), ('clip-vit-l14', 'ViT-L-14-quickgelu', 'openai')])
+@pytest.mark.parametrize('name', V.clip_files)
+def test_clip_weights_are_found_where_fetching_puts_them(id, arch, tag, name, fetched):
+    "Absent: the command that fetches them. Fetched: that file, whichever of its names it has; cut or exchanged: refused. The registry says what `open_clip` says."
+    with pytest.raises(MissingWeights, match=f'brainrecon data fetch {id}`'): V.find_clip(arch, tag)
+    assert asset(id).title.endswith(f'{arch}, {tag}'); path = fetched(id, name); assert V.find_clip(arch, tag) == path
+    for weights in (None, f'{id}:{name}'):      # both ways lead to this file, which is none
+        with pytest.raises(CheckpointError, match=name): V.load_encoder(f'open_clip:{arch}/{tag}', weights)
+    path.write_bytes(b'another')
+    for weights in (None, f'{id}:{name}'):
+        with pytest.raises(FileError, match='not the file that was fetched'): V.load_encoder(f'open_clip:{arch}/{tag}', weights)
+    path.write_bytes(b'cut')
+    with pytest.raises(FileError, match=f'data fetch {id}'): V.find_clip(arch, tag)
+
+
+def test_weights_without_an_entry_are_named_by_the_hub(fetched):
+    fetched('clip-vit-b32')
+    with pytest.raises(MissingWeights, match='hf download'): V.find_clip('ViT-B-32', 'laion2b_e16' if V.open_clip().get_pretrained_cfg('ViT-B-32', 'laion2b_e16').get('hf_hub') else 'openai')
+
+
+@pytest.mark.parametrize('name, quick', [('ViT-L-14/openai', True), ('ViT-B-32/laion2b_s34b_b79k', False), ('ViT-B-32/none', False)])
+def test_the_bend_is_that_of_the_weights(name, quick, monkeypatch, tmp_path):
+    oc = pytest.importorskip('open_clip'); torch.save({'a': torch.ones(1)}, tmp_path/'w.pth'); asked = []
+    def make(arch, **how): asked.append(how['force_quick_gelu']); raise InterruptedError
+    monkeypatch.setattr(oc, 'create_model', make)
+    with pytest.raises(InterruptedError): V.load_encoder(f'open_clip:{name}', tmp_path/'w.pth')
+    assert asked == [quick]
+
+
+def test_an_absent_open_clip_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'open_clip', None)
+    with pytest.raises(MissingExtra, match=r'pip install -e "\.\[vision\]"'): V.load_encoder('open_clip:ViT-B-32/laion2b_s34b_b79k')

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from brainrecon.core.checks import CheckpointError, ParameterError, ShapeError, UnknownError, ValuesError, seeded
+from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ShapeError, UnknownError, ValuesError, seeded
 from brainrecon.generators.quantiser import Quantiser, fit_codebook, kmeans_codebook, nearest, phi_table, revive
 from brainrecon.generators.vqvae import VQVAE, load_vqvae, save_vqvae, to_signed, to_uint8, vqvae_256, vqvae_512
 
@@ -264,3 +264,14 @@ def test_refused_input():
     with pytest.raises(ShapeError): q.embed(idx[1], 2)
     with pytest.raises(ShapeError): nearest(random(3, 5), q.embedding.weight)
     with pytest.raises(ShapeError, match='for 24 codes'): kmeans_codebook(random(20, 4), 24)
+
+def test_files_by_name_and_slips(tmp_path, monkeypatch):
+    monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path)); name = 'var:vae_ch160v4096z32.pth'; model = made()
+    with pytest.raises(MissingWeights, match='brainrecon data fetch var`'): load_vqvae(name, **tiny)
+    (tmp_path/'var').mkdir(); torch.save(model.state_dict(), tmp_path/'var'/'vae_ch160v4096z32.pth')
+    again, r = load_vqvae(name, **tiny); assert not r.new and torch.equal(again.quantize.embedding.weight, model.quantize.embedding.weight)
+    with pytest.raises(ParameterError, match="(?s)it has: vocab, .*'norm_groups'"): load_vqvae(name, **tiny, norm_group=4)
+    for nothing in (None, ''):
+        with pytest.raises(ParameterError, match='a path'): load_vqvae(nothing)
+    for how in (dict(vocab='24'), dict(z=0)):
+        with pytest.raises(ParameterError, match='whole number'): made(**how)

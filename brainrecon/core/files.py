@@ -6,7 +6,7 @@
 __all__ = ['atomic', 'sha256', 'plain', 'save_json', 'load_json', 'unreadable', 'array_hash', 'save_arrays', 'load_arrays',
            'mapped', 'differences', 'cached']
 
-# %% ../../nbs/00_core/01_files.ipynb #479dde03
+# %% ../../nbs/00_core/01_files.ipynb #85e113a2
 import contextlib, hashlib, json, os, secrets, warnings
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from .checks import CheckpointError, FolderError, ValuesError, writable
 
-# %% ../../nbs/00_core/01_files.ipynb #8de027af
+# %% ../../nbs/00_core/01_files.ipynb #dca54bf9
 @contextlib.contextmanager
 def atomic(
     path,  # the file to be written; its folder is made if need be
@@ -36,7 +36,7 @@ def atomic(
             finally: os.close(fd)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/00_core/01_files.ipynb #907aefd6
+# %% ../../nbs/00_core/01_files.ipynb #daea7518
 def sha256(
     what,  # bytes, or the path of a file
 )->str:
@@ -44,7 +44,7 @@ def sha256(
     if isinstance(what, (bytes, bytearray, memoryview)): return hashlib.sha256(what).hexdigest()
     with open(what, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #c65949d5
+# %% ../../nbs/00_core/01_files.ipynb #a14e7448
 def plain(
     obj,  # nested dicts, lists, tuples and sets of numbers, texts, paths, arrays
 ):
@@ -58,7 +58,7 @@ def plain(
     raise ValuesError(f'a value of type `{type(obj).__name__}` cannot be stored;',
         'numbers, texts, lists, dicts, arrays and paths can.', '', 'Store its name or its settings instead.')
 
-# %% ../../nbs/00_core/01_files.ipynb #fcb66bef
+# %% ../../nbs/00_core/01_files.ipynb #f3f7f967
 def save_json(path, obj):
     "Write `obj` as readable JSON, all or nothing."
     text = json.dumps(plain(obj), indent=1, ensure_ascii=False)+'\n'
@@ -79,11 +79,14 @@ def unreadable(
     if isinstance(e, FileNotFoundError): return FolderError(f'there is no file {path.name!r} in {str(path.parent)!r};',
         'it was to be read.', 'The run that makes it may not have been started.',
         'Check the path, or make the file first.')
-    return FolderError(f'{str(path)!r} cannot be read ({type(e).__name__}: {str(e)[:120]});',
-        'a complete file was expected.', 'It was changed by hand, or copied while it was being written.',
-        'Delete it and make it again.')
+    if path.is_dir(): return FolderError(f'{str(path)!r} is a folder;', 'a file was expected.',
+        'One level of the path is missing.', 'Give the file in it.')
+    what = 'cannot be read: it is no whole safetensors file' if isinstance(e, SafetensorError) else 'cannot be read'
+    return FolderError(f'{str(path)!r} {what} ({type(e).__name__}: {str(e)[:120]});',
+        'a complete file was expected.', 'Another file was meant, or it was changed or copied while it was being written.',
+        'Check the path; if it is the right one, make it again.')
 
-# %% ../../nbs/00_core/01_files.ipynb #f7f52c5c
+# %% ../../nbs/00_core/01_files.ipynb #77290f2c
 def array_hash(
     arrays:dict,  # name -> array
 )->str:
@@ -94,7 +97,7 @@ def array_hash(
         h.update(f'{k} {a.dtype.str} {a.shape};'.encode()); h.update(a.reshape(-1).view(np.uint8))
     return h.hexdigest()
 
-# %% ../../nbs/00_core/01_files.ipynb #cc3b50f9
+# %% ../../nbs/00_core/01_files.ipynb #1535283c
 def save_arrays(
     path,            # usually `*.safetensors`
     meta:dict=None,  # what the arrays are and how they were made
@@ -108,7 +111,7 @@ def save_arrays(
             f'Put them into the description: `meta=dict({k}=...)`.')
     with atomic(path) as tmp: save_file(out, tmp, dict(meta=json.dumps({**plain(meta or {}), '_sha256': array_hash(out)})))   # one entry: the order of several is by chance
 
-# %% ../../nbs/00_core/01_files.ipynb #9704143a
+# %% ../../nbs/00_core/01_files.ipynb #6b6908b0
 def load_arrays(
     path,              # a file that `save_arrays` wrote
     mmap:bool=False,   # leave the numbers on disk until they are indexed (read only)
@@ -128,7 +131,7 @@ def load_arrays(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as e: raise unreadable(path, e) from None
     return arrays, meta
 
-# %% ../../nbs/00_core/01_files.ipynb #d3cbdabd
+# %% ../../nbs/00_core/01_files.ipynb #633f69bd
 def mapped(path)->dict:
     "The arrays of a safetensors file as read-only maps of the file."
     kinds = dict(F64='f8', F32='f4', F16='f2', I64='i8', I32='i4', I16='i2', I8='i1',
@@ -142,7 +145,7 @@ def mapped(path)->dict:
         out[k] = np.memmap(path, kind, 'r', 8+n+a, tuple(t['shape'])) if b > a else np.zeros(t['shape'], kind)
     return out
 
-# %% ../../nbs/00_core/01_files.ipynb #cd91f9e0
+# %% ../../nbs/00_core/01_files.ipynb #39cb96fe
 def differences(
     stored:dict,  # the description that was found
     asked:dict,   # the description that was wanted
@@ -154,7 +157,7 @@ def differences(
     pairs = {k: (stored.get(k, gone), asked.get(k, gone)) for k in sorted({*stored, *asked})}
     return [f'{k}: stored {short(a)}, asked {short(b)}' for k, (a, b) in pairs.items() if not same(a, b)]
 
-# %% ../../nbs/00_core/01_files.ipynb #97dd93fc
+# %% ../../nbs/00_core/01_files.ipynb #faf4e0b7
 def cached(
     path,                # where the arrays are kept
     make,                # called without arguments if they are not there; returns a dict name -> array

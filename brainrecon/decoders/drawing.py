@@ -22,7 +22,7 @@ from ..core.show import as_images, chart, figure_style, shorter, tile
 from ..data.pictures import Pictures
 from ..data.splits import check_leak, refuse_test
 from ..data.trials import Trials
-from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, cosine, load_decoder, save_decoder
+from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, as_gallery, cosine, load_decoder, save_decoder
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #86b5fa3c
 def draw_seeds(
@@ -31,6 +31,7 @@ def draw_seeds(
     seed:int=0,   # of the whole experiment
 )->np.ndarray:    # `b n`, whole numbers below 2**63
     "A seed for every drawing, the same whichever rows stand beside it."
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0: raise ParameterError(f'seed={seed!r:.40}:', 'a whole number from 0 was expected.', 'Each drawing gets a seed of its own, made from this one, its trial and its number.', 'Give one for all, such as seed=0.')
     rows = zip(*(table[c] if c in table else [1]*len(table) for c in ('subject', 'picture', 'repetition')))
     mark = lambda words: int.from_bytes(hashlib.sha256('|'.join(map(str, words)).encode()).digest()[:8], 'little') >> 1
     return np.array([[mark(('draw', seed, *row, i)) for i in range(n)] for row in rows], 'int64').reshape(len(table), n)
@@ -294,7 +295,7 @@ class NearestDrawer(Drawer):
         "Take these training pictures as candidates."
         self.ids, self.parts, self.most = ids, parts, len(ids); self.z = self.decoder.z_scale(gallery.z[gallery.rows(ids)])
     def need_gallery(self, gallery):
-        if not isinstance(gallery, Gallery): raise ParameterError(f'gallery={gallery!r:.40}:', 'the features of the pictures were expected.', 'Nearness is measured in the space of an image encoder.', 'Give `gallery=make_gallery(pictures)`.')
+        as_gallery(gallery, 'Nearness is measured in the space of an image encoder.')
     def code(self, trials): return self.decoder.embed(trials)
     def truth(self, pictures, gallery=None): self.need_gallery(gallery); return self.decoder.z_scale(gallery.z[gallery.rows(pictures.table.picture)])
     def nearest(self, codes, n=1)->list:  # for each code the ids of `n` training pictures, nearest first

@@ -7,17 +7,18 @@ __all__ = ['eeg_encoders', 'by_channel_name', 'unused_names', 'Add', 'projection
            'eegnet_layers', 'EEGNet', 'TSConv', 'TimeSpacePatches', 'NICE', 'ChannelAttention', 'ChannelLayer',
            'PersonToken', 'ChannelTransformer', 'ATM', 'eeg_encoder', 'released_names', 'load_released']
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #c8265ad2
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #f6940fbd
 import re
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.checks import ParameterError, ShapeError, check_shape, known
 from ..core.official import KeyReport, load_official, read_official
+from .given import check_options, check_whole, weights_path
 from .labram import LaBraM
 from .small import FlatMLP, TimeSpace, check_response
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #090b75ac
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #c84a44bc
 class Add(nn.Module):
     "What comes in, plus what a layer makes of it."
     def __init__(self, fn:nn.Module): super().__init__(); self.fn = fn
@@ -31,7 +32,7 @@ def projection(
     "The end of every network here: a linear map, a residual block, a norm."
     return [nn.Linear(width, n_outputs), Add(nn.Sequential(nn.GELU(), nn.Linear(n_outputs, n_outputs), nn.Dropout(dropout))), nn.LayerNorm(n_outputs)]
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #0c2cad09
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #6c42e6f6
 def samples_left(
     layers,       # convolutions and pools along time, in order
     n_times:int,  # samples that come in
@@ -47,7 +48,7 @@ def samples_left(
         'Its patterns were chosen for one second at 250 Hz.', 'Cut a longer window, or choose shorter patterns.')
     return n
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #d3d180c6
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #23177690
 class ConvEncoder(nn.Module):
     "An encoder that is a list of convolutions and an end."
     def __init__(self,
@@ -57,16 +58,15 @@ class ConvEncoder(nn.Module):
         n_outputs:int,     # width of the vector, `d`
         *, dropout:float=.5, # at the end
     ):
-        super().__init__()
+        super().__init__(); check_whole(n_chans=n_chans, n_times=n_times, n_outputs=n_outputs, none=('n_times',))
         n, wide = samples_left(layers, n_times, type(self).__name__), [l.out_channels for l in layers if hasattr(l, 'out_channels')][-1]
         self.n_chans, self.n_times, self.n_outputs, self.width = n_chans, n_times, n_outputs, wide*n
         self.backbone = nn.Sequential(*layers)
         self.project = nn.Sequential(nn.Flatten(), *projection(self.width, n_outputs, dropout))
     def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b d`
-        check_response(x, self)
-        return self.project(self.backbone(x[:, None]))
+        return self.project(self.backbone(check_response(x, self)[:, None]))
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #10560c92
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #05a766b0
 def tsconv_layers(
     n_chans:int,         # channels
     filters:int=40,      # patterns in time, and over the head
@@ -75,6 +75,7 @@ def tsconv_layers(
     dropout:float=.5,
 )->list:
     "Patterns in time, an average over time, patterns over the head."
+    check_whole(n_chans=n_chans, filters=filters, kernel=kernel)
     return [nn.Conv2d(1, filters, (1, kernel)), nn.AvgPool2d((1, pool[0]), (1, pool[1])), nn.BatchNorm2d(filters), nn.ELU(),
         nn.Conv2d(filters, filters, (n_chans, 1)), nn.BatchNorm2d(filters), nn.ELU(), nn.Dropout(dropout)]
 
@@ -86,13 +87,14 @@ def eegnet_layers(
     dropout:float=.5,
 )->list:
     "Patterns in time, patterns over the head, an average, patterns in time again."
-    a, b = filters
+    check_whole(n_chans=n_chans, pool=pool); a, b = filters
     return [nn.Conv2d(1, a, (1, kernel[0])), nn.BatchNorm2d(a), nn.Conv2d(a, b, (n_chans, 1)), nn.BatchNorm2d(b), nn.ELU(), nn.AvgPool2d((1, pool)),
         nn.Dropout(dropout), nn.Conv2d(b, b, (1, kernel[1])), nn.BatchNorm2d(b), nn.ELU(), nn.Dropout2d(dropout)]
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #d065cb44
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #a3c7ef88
 class EEGNet(ConvEncoder):
     "EEGNet as this field passes it on."
+    more_options = (eegnet_layers,)
     def __init__(self,
         n_chans:int, n_times:int, n_outputs:int,  # channels, samples, width `d`
         *, dropout:float=.5,                      # between the layers and at the end
@@ -102,6 +104,7 @@ class EEGNet(ConvEncoder):
 
 class TSConv(ConvEncoder):
     "The convolution of NICE with a plain end."
+    more_options = (tsconv_layers,)
     def __init__(self,
         n_chans:int, n_times:int, n_outputs:int,  # channels, samples, width `d`
         *, dropout:float=.5,                      # between the layers and at the end
@@ -109,7 +112,7 @@ class TSConv(ConvEncoder):
     ):
         super().__init__(tsconv_layers(n_chans, dropout=dropout, **options), n_chans, n_times, n_outputs, dropout=dropout)
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #ece80598
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #58087c90
 class TimeSpacePatches(nn.Module):
     "The convolution of NICE and a mixture of its patterns: one token for each stretch of time."
     def __init__(self,
@@ -123,26 +126,26 @@ class TimeSpacePatches(nn.Module):
     def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b n d`
         return self.projection(self.tsconv(x[:, None])).flatten(2).mT
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #a709e8a4
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #69c2c586
 class NICE(nn.Module):
     "The encoder of NICE."
+    more_options = (tsconv_layers,)
     def __init__(self,
         n_chans:int, n_times:int, n_outputs:int,  # channels, samples, width `d`
         *, emb:int=40,                            # patterns in the mixture
         dropout:float=.5,                         # between the layers and at the end
         **options,                                # of `tsconv_layers`
     ):
-        super().__init__()
+        super().__init__(); check_whole(n_times=n_times, n_outputs=n_outputs, emb=emb, none=('n_times',))
         look = TimeSpacePatches(n_chans, emb, dropout=dropout, **options)
         self.n_chans, self.n_times, self.n_outputs = n_chans, n_times, n_outputs
         self.width = emb*samples_left(look.tsconv, n_times, 'NICE')
         self.Enc_eeg = nn.Sequential(look, nn.Flatten())
         self.Proj_eeg = nn.Sequential(*projection(self.width, n_outputs, dropout))
     def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b d`
-        check_response(x, self)
-        return self.Proj_eeg(self.Enc_eeg(x))
+        return self.Proj_eeg(self.Enc_eeg(check_response(x, self)))
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #4740c655
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #0ed89ee5
 class ChannelAttention(nn.Module):
     "Attention whose heads need not divide the width, under the published names."
     def __init__(self,
@@ -159,7 +162,7 @@ class ChannelAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.)
         return self.out_projection(y.transpose(1, 2).flatten(2))
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #30db3400
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #17160831
 class ChannelLayer(nn.Module):
     "Channels look at each other, then each thinks for itself; the norm comes after."
     def __init__(self,
@@ -176,7 +179,7 @@ class ChannelLayer(nn.Module):
         x = self.norm1(x + self.drop(self.attention(x)))
         return self.norm2(x + self.drop(self.conv2(self.drop(F.gelu(self.conv1(x.mT))))).mT)
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #fec3493b
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #aa7586d5
 class PersonToken(nn.Module):
     "A token for each person, and one for everybody else."
     def __init__(self,
@@ -198,7 +201,7 @@ class PersonToken(nn.Module):
         token = self.subject_embedding(torch.where(known_, person, 0))
         return torch.where(known_[:, None], token, self.shared_embedding)[:, None]
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #132e542d
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #adbac14f
 class ChannelTransformer(nn.Module):
     "The transformer of ATM: channels are its tokens."
     def __init__(self,
@@ -219,15 +222,16 @@ class ChannelTransformer(nn.Module):
         x:Tensor,            # `b c t`
         person:Tensor=None,  # `b` whole numbers; None: nobody is known
     )->Tensor:               # `b c d`
-        check_response(x, self); e = self.enc_embedding
+        x = check_response(x, self); e = self.enc_embedding
         h = self.drop(torch.cat([e['subject_embedding'](person, len(x), self.released), e['value_embedding'](x)], 1))
         for layer in self.encoder['attn_layers']: h = layer(h)
         h = self.encoder['norm'](h)
         return h[:, :-1] if self.released else h[:, 1:]
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #57bd6cc5
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #e23cbadc
 class ATM(nn.Module):
     "The encoder of ATM: channels look at each other, then the convolution of NICE."
+    more_options = (ChannelTransformer,)
     def __init__(self,
         n_chans:int, n_times:int, n_outputs:int,  # channels, samples, width `d`
         *, width:int=250,             # of a token; the convolution runs along it
@@ -236,8 +240,9 @@ class ATM(nn.Module):
         convolution:dict=None,        # options of `tsconv_layers`
         **options,                    # of `ChannelTransformer`
     ):
-        super().__init__()
-        look = TimeSpacePatches(n_chans, emb, dropout=conv_dropout, **(convolution or {}))
+        super().__init__(); check_whole(n_times=n_times, n_outputs=n_outputs, width=width, emb=emb, none=('n_times',))
+        check_options(tsconv_layers, convolution or {}, 'the convolution of ATM')
+        look = TimeSpacePatches(n_chans, emb, **{'dropout': conv_dropout, **(convolution or {})})
         self.n_chans, self.n_times, self.n_outputs = n_chans, n_times, n_outputs
         if n_times is None: samples_left([], None, 'ATM')
         self.width = emb*samples_left(look.tsconv, width, 'the convolution of ATM, which runs along `width`')
@@ -250,11 +255,11 @@ class ATM(nn.Module):
     )->Tensor:               # `b d`
         return self.proj_eeg(self.enc_eeg(self.encoder(x, person)))
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #1864020a
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #a11d4cf2
 eeg_encoders = dict(mlp=FlatMLP, conv=TimeSpace, eegnet=EEGNet, tsconv=TSConv, nice=NICE, atm=ATM, labram=LaBraM)
 by_channel_name = ('labram',)   # these want the names of the channels; the others count them
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #6f925ff0
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #6299653b
 def eeg_encoder(
     name:str,       # one of `eeg_encoders`
     ch_names:list,  # names of the channels, in the order of the recording
@@ -265,18 +270,14 @@ def eeg_encoder(
     "The named encoder for a recording with these channels."
     kind, ch_names = eeg_encoders[known(name, eeg_encoders, 'encoder')], list(ch_names)
     first = ch_names if name in by_channel_name else len(ch_names)
-    try: net = kind(first, n_times, n_outputs, **options)
-    except TypeError as e:
-        if 'unexpected keyword' not in str(e): raise
-        raise ParameterError(f'the encoder {name!r} was given an option that it does not have ({str(e).split("argument ")[-1]});', 'see the class for those that it has.',
-            'Each encoder has options of its own.', f'Look at `{kind.__name__}` in its notebook.') from None
+    check_options(kind, options, repr(name)); net = kind(first, n_times, n_outputs, **options)
     net.made_with = dict(name=name, ch_names=ch_names, n_times=n_times, n_outputs=n_outputs, **options)
     return net
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #5899fa71
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #926dcb59
 unused_names = ('logit_scale', '*.logit_scale', 'vision_model.*', '*mask_token', '*mask_embedding', '*position_embedding.pe', '*temporal_embedding.*', 'subject_wise_linear.*')
 
-# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #23ec5270
+# %% ../../nbs/02_encoders/04_eeg_networks.ipynb #302a4960
 def released_names(
     model:nn.Module,  # the network to fill
 ):                    # function: their name -> ours
@@ -290,7 +291,7 @@ def released_names(
 
 def load_released(
     model:nn.Module,  # the network to fill
-    path,             # a published file
+    path,             # a published file, or 'asset:file'
 )->KeyReport:
     "Fill a network of this page from a published file; an account of every key."
-    return load_official(model, read_official(path), rename=released_names(model), unused=unused_names, name=str(getattr(path, 'name', path)))
+    path = weights_path(path); return load_official(model, read_official(path), rename=released_names(model), unused=unused_names, name=path.name)

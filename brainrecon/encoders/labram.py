@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['labram_units', 'max_windows', 'labram_configs', 'never_decayed', 'PatchEmbed', 'places', 'Look', 'Think',
-           'LaBraMBlock', 'count_windows', 'Cut', 'begin', 'LaBraM', 'sizes_of', 'may_differ', 'load_labram',
-           'save_labram', 'lr_factor', 'layer_groups']
+           'LaBraMBlock', 'unit_name', 'count_windows', 'Cut', 'begin', 'LaBraM', 'sizes_of', 'may_differ',
+           'load_labram', 'save_labram', 'lr_factor', 'layer_groups']
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #fa0943a2
+# %% ../../nbs/02_encoders/03_labram.ipynb #6aa6b5d8
 import math
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from ..core.checkpoint import save_weights
 from ..core.official import load_official, read_about, read_official
 from ..core.sources import file_name
 from .electrodes import electrodes, labram_rows
+from .given import as_signal, check_options, check_whole, weights_path
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #da305634
+# %% ../../nbs/02_encoders/03_labram.ipynb #26e6a319
 class PatchEmbed(nn.Module):
     "One patch of one channel becomes one token: three convolutions over time."
     def __init__(self,
@@ -47,7 +48,7 @@ def places(
     "Places in time that are left of a patch."
     return (patch - 1)//8 + 1
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #1142329b
+# %% ../../nbs/02_encoders/03_labram.ipynb #8a86d2a8
 class Look(nn.Module):
     "Attention of all tokens to each other, with normalised questions and keys."
     def __init__(self,
@@ -77,7 +78,7 @@ class Think(nn.Module):
         self.fc1, self.fc2 = nn.Linear(d, hidden), nn.Linear(hidden, d)
     def forward(self, x:Tensor)->Tensor: return self.fc2(F.gelu(self.fc1(x)))  # `b n d` -> `b n d`
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #897c45e9
+# %% ../../nbs/02_encoders/03_labram.ipynb #d74af2ed
 class LaBraMBlock(nn.Module):
     "Look at the others, then think."
     def __init__(self,
@@ -100,9 +101,16 @@ class LaBraMBlock(nn.Module):
         x = x + self.added(self.attn(self.norm1(x)), self.gamma_1)
         return x + self.added(self.mlp(self.norm2(x)), self.gamma_2)
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #23f1161f
+# %% ../../nbs/02_encoders/03_labram.ipynb #b93f392e
 labram_units = {'0.1mV': 1., 'mV': 10., 'uV': .01, 'V': 1e4, 'z': 1., 'whitened': 1.}   # factor to units of 0.1 mV; z-scores and whitened signals are taken as they are
 max_windows = 16     # windows that have a learnt vector
+
+def unit_name(
+    unit:str,  # as written, with the Greek letter or without
+)->str:        # a key of `labram_units`
+    "A unit as it is spelt here; no other is guessed, for units that look alike differ by factors of a thousand."
+    unit = unit.strip().replace('\u00b5', 'u').replace('\u03bc', 'u') if isinstance(unit, str) else unit
+    return known(unit, labram_units, 'unit', 'Say what the numbers are; each is multiplied by: ' + ', '.join(f'{k} {v:g}' for k, v in labram_units.items()) + '.')
 
 def count_windows(
     n:int,                   # samples that are used
@@ -120,7 +128,7 @@ def count_windows(
         'Cut the signal into shorter trials, or ask for interpolated vectors: `more_windows=True`.')
     return whole
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #46cb7cbd
+# %% ../../nbs/02_encoders/03_labram.ipynb #b24986e9
 class Cut(nn.Module):
     "A signal becomes windows, in units of 0.1 mV."
     def __init__(self,
@@ -131,16 +139,16 @@ class Cut(nn.Module):
         more_windows:bool=False,  # more than 16
         unit:str='0.1mV', # of what comes in: a key of `labram_units`
     ):
-        super().__init__()
+        super().__init__(); check_whole(n_times=n_times, patch=patch); check_whole(0, start=start)
         if not 0 <= start < n_times: raise ParameterError(f'start={start} in a signal of {n_times} samples:', 'a sample of the signal was expected.', 'It is counted in samples, not in seconds.', 'Give `start=0`, or the sample at which the picture appears.')
-        self.start, self.patch, self.factor = start, patch, labram_units[known(unit, labram_units, 'unit')]
+        self.start, self.patch, self.factor = start, patch, labram_units[unit_name(unit)]
         self.windows = count_windows(n_times - start, patch, fit, more_windows)
         self.stop = min(n_times, start + self.windows*patch); self.zeros = start + self.windows*patch - self.stop
     def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b c p s`
         x = F.pad(x[..., self.start:self.stop]*self.factor, (0, self.zeros))
         return rearrange(x, 'b c (p s) -> b c p s', s=self.patch)
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #8e766cdb
+# %% ../../nbs/02_encoders/03_labram.ipynb #82e56443
 def begin(
     model,                   # a `LaBraM`
     init_scale:float=.001,   # size of the head
@@ -155,7 +163,7 @@ def begin(
         for i, b in enumerate(model.blocks): b.attn.proj.weight /= math.sqrt(2*(i + 1)); b.mlp.fc2.weight /= math.sqrt(2*(i + 1))
         if isinstance(model.head, nn.Linear): model.head.weight *= init_scale; model.head.bias *= init_scale
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #0f7fcddc
+# %% ../../nbs/02_encoders/03_labram.ipynb #d981c630
 class LaBraM(nn.Module):
     "EEG of named electrodes becomes one vector."
     def __init__(self,
@@ -168,7 +176,8 @@ class LaBraM(nn.Module):
         spatial:bool=True,   # add the vectors of the electrodes; False: names are not looked at
         qkv_bias:bool=False, temperature:bool=False, init_scale:float=.001,
     ):
-        config = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
+        unit = unit_name(unit); config = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
+        check_whole(n_times=n_times, n_outputs=n_outputs, patch=patch, width=width, depth=depth, heads=heads, out_chans=out_chans, none=('n_outputs',))
         super().__init__()
         if width != out_chans*places(patch): raise ParameterError(f'width={width}, out_chans={out_chans}, patch={patch}:', f'a patch of {patch} samples gives {places(patch)} places with {out_chans} numbers, a width of {out_chans*places(patch)}.', 'A token holds what the convolutions leave.', f'Use `width={out_chans*places(patch)}`.')
         rows, self.electrodes = electrodes(ch_names, policy, rename) if spatial else (range(len(ch_names)), None)
@@ -187,13 +196,13 @@ class LaBraM(nn.Module):
         if temperature: self.logit_scale = nn.Parameter(torch.tensor(math.log(1/.07)))
         begin(self, init_scale)
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #cd6cae40
+# %% ../../nbs/02_encoders/03_labram.ipynb #4403391a
 @patch
 def patches(self:LaBraM,
     x:Tensor,  # `b c t`
 )->Tensor:     # `b n d`, channel by channel, in each second by second
     "What the convolutions make of each second of each channel."
-    check_shape(x, 'b c t', c=self.n_chans, t=self.n_times)
+    x = as_signal(check_shape(x, 'b c t', c=self.n_chans, t=self.n_times), self)
     if len(self.kept) < self.n_chans: x = x[:, self.kept]
     return self.patch_embed(rearrange(self.cut(x), 'b c p s -> b (c p) s'))
 
@@ -227,10 +236,10 @@ def forward(self:LaBraM, x:Tensor)->Tensor:  # `b c t` -> `b d`
     "The vector that is compared with pictures."
     return self.head(self.pooled(x))
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #10acafd0
+# %% ../../nbs/02_encoders/03_labram.ipynb #607ca8de
 labram_configs = dict(base=dict(width=200, depth=12, heads=10, out_chans=8), large=dict(width=400, depth=24, heads=16, out_chans=16, layer_scale=1e-5), huge=dict(width=800, depth=48, heads=16, out_chans=32, layer_scale=1e-5))
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #5bde2b71
+# %% ../../nbs/02_encoders/03_labram.ipynb #daf8cf9f
 def sizes_of(
     state:dict,  # name -> tensor, without beginnings
 )->dict:         # arguments of `LaBraM`
@@ -238,12 +247,13 @@ def sizes_of(
     blocks = {k.split('.')[1] for k in state if k.startswith('blocks.')}; first = 'blocks.0.'
     if lost := [k for k in ('cls_token', 'pos_embed', 'patch_embed.conv1.weight', f'{first}attn.qkv.weight', f'{first}attn.q_norm.weight', f'{first}mlp.fc1.weight') if k not in state]:
         raise CheckpointError(f'no `{"`, `".join(lost)}` among the weights:', f'they begin with {", ".join(list(state)[:4])}.', 'The file belongs to another network.', 'Check which file it is: `labram-base.pth`, or a fine-tuned `checkpoint-best.pth`.')
+    if (rows := state['pos_embed'].shape[1] - 1) != labram_rows: raise CheckpointError(f'the table of positions has {rows} electrodes,', f'that of LaBraM has {labram_rows}.', 'It is another network, or one trained with a table of its own.', 'Check which file it is: `labram-base.pth`, or one that was fine-tuned from it.')
     d = state['cls_token'].shape[-1]; head = state.get('head.weight')
     return dict(width=d, depth=len(blocks), heads=d//len(state[f'{first}attn.q_norm.weight']), out_chans=len(state['patch_embed.conv1.weight']), mlp_ratio=len(state[f'{first}mlp.fc1.weight'])/d,
         layer_scale=.1 if f'{first}gamma_1' in state else None, qkv_bias=f'{first}attn.q_bias' in state, n_outputs=None if head is None else len(head),
         pool='cls' if head is not None and 'fc_norm.weight' not in state else 'mean', temperature='logit_scale' in state)
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #c8f02fb8
+# %% ../../nbs/02_encoders/03_labram.ipynb #27f32b01
 def may_differ(
     inside:bool,   # the file holds the pre-training network
     found:dict,    # sizes of the file
@@ -259,13 +269,14 @@ def may_differ(
     return unused, new
 
 def load_labram(
-    path,               # `labram-base.pth`, a fine-tuned checkpoint, or a file of `save_labram`
+    path,               # `labram-base.pth`, or 'labram-base:labram-base.pth' where `brainrecon data fetch` has put it, a fine-tuned checkpoint, or a file of `save_labram`
     ch_names:list=None, # electrodes of your recording; those of the file if it is one of ours
     n_times:int=None,   # samples that come in; likewise
     n_outputs:int=None, # width of the vector; that of the file's head if not said
     **config,           # other arguments of `LaBraM`
 )->tuple:               # (LaBraM, KeyReport)
     "A LaBraM with these weights, and an account of every key."
+    path = weights_path(path); check_options(LaBraM, config, '`LaBraM`')
     state, about = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'labram_local')), read_about(path); inside = any(k.startswith('student.') for k in state)
     def ours(k): return k if not inside else k.removeprefix('student.') if k.startswith('student.') else None
     found = {**sizes_of({ours(k): v for k, v in state.items() if ours(k)}), **about.get('config', {})}
@@ -276,7 +287,7 @@ def load_labram(
     unused, new = may_differ(inside, found, model.config)
     return model, load_official(model, state, rename=ours, unused=unused, new=new, name=file_name(path))
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #51b64091
+# %% ../../nbs/02_encoders/03_labram.ipynb #2296e510
 def save_labram(
     model,            # a `LaBraM`
     path,             # usually `*.safetensors`
@@ -287,7 +298,7 @@ def save_labram(
     state = {k: v.half() if half else v for k, v in model.state_dict().items()}
     save_weights(path, state, {**(about or {}), 'kind': 'labram', 'config': model.config})
 
-# %% ../../nbs/02_encoders/03_labram.ipynb #51e78393
+# %% ../../nbs/02_encoders/03_labram.ipynb #cbae1458
 never_decayed = ('cls_token', 'pos_embed', 'time_embed')
 
 def lr_factor(

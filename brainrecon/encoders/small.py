@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['small_encoders', 'FlatMLP', 'check_response', 'TimeSpace', 'small_encoder']
 
-# %% ../../nbs/02_encoders/01_small.ipynb #6126944c
+# %% ../../nbs/02_encoders/01_small.ipynb #cd8cd955
 import torch
 from torch import Tensor, nn
 from einops.layers.torch import Rearrange
 from ..core.checks import ShapeError, check_shape, known
+from .given import as_signal, check_options, check_whole
 
-# %% ../../nbs/02_encoders/01_small.ipynb #af4d1bf1
+# %% ../../nbs/02_encoders/01_small.ipynb #f35a728a
 class FlatMLP(nn.Module):
     "Flatten, project, one residual block: for EEG, MEG and fMRI alike."
     def __init__(self,
@@ -20,26 +21,26 @@ class FlatMLP(nn.Module):
         n_outputs:int,      # width of the vector, `d`
         *, width:int=512, dropout:float=0.5,
     ):
-        super().__init__()
+        super().__init__(); check_whole(n_chans=n_chans, n_times=n_times, n_outputs=n_outputs, width=width, none=('n_times',))
         self.n_chans, self.n_times, self.n_outputs = n_chans, n_times, n_outputs
         self.inp = nn.Sequential(nn.Flatten(), nn.Dropout(dropout/2), nn.Linear(n_chans*(n_times or 1), width))
         self.block = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_outputs))
     def forward(self, x:Tensor)->Tensor:  # `b c t` or `b v` -> `b d`
-        check_response(x, self)
-        h = self.inp(x)
+        h = self.inp(x := check_response(x, self))
         return self.out(h + self.block(h))
 
-# %% ../../nbs/02_encoders/01_small.ipynb #9885e083
+# %% ../../nbs/02_encoders/01_small.ipynb #5f6efaaa
 def check_response(
     x:Tensor,  # `b c t` or `b v`
     enc,       # an encoder with `n_chans` and `n_times`
-):
+)->Tensor:     # in numbers that the encoder can take
     "Refuse a response that the encoder was not built for."
     if enc.n_times is None: check_shape(x, 'b v', v=enc.n_chans)
     else: check_shape(x, 'b c t', c=enc.n_chans, t=enc.n_times)
+    return as_signal(x, enc)
 
-# %% ../../nbs/02_encoders/01_small.ipynb #c708cfe7
+# %% ../../nbs/02_encoders/01_small.ipynb #3dcd6fa5
 class TimeSpace(nn.Module):
     "Spatial filters, temporal filters, pooling, one linear layer: for EEG and MEG."
     def __init__(self,
@@ -48,19 +49,19 @@ class TimeSpace(nn.Module):
     ):
         super().__init__()
         if n_times is None: raise ShapeError('n_times is None;', '`TimeSpace` needs a signal in time.', 'fMRI responses have none.', 'Use `FlatMLP`.')
+        check_whole(n_chans=n_chans, n_times=n_times, n_outputs=n_outputs, filters=filters, kernel=kernel, pool=pool)
         if n_times < pool: raise ShapeError(f'{n_times} samples', f'are fewer than one pool of {pool}.', '', 'Cut a longer window, or pool less.')
         self.n_chans, self.n_times, self.n_outputs = n_chans, n_times, n_outputs
         self.space = nn.Sequential(nn.Conv1d(n_chans, filters, 1), nn.BatchNorm1d(filters))
         self.time = nn.Sequential(nn.Conv1d(filters, filters, kernel, padding='same', groups=filters), nn.GELU(), nn.BatchNorm1d(filters))
         self.out = nn.Sequential(nn.AvgPool1d(pool), Rearrange('b c t -> b (c t)'), nn.Dropout(dropout), nn.Linear(filters*(n_times//pool), n_outputs))
     def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b d`
-        check_response(x, self)
-        return self.out(self.time(self.space(x)))
+        return self.out(self.time(self.space(check_response(x, self))))
 
-# %% ../../nbs/02_encoders/01_small.ipynb #ba2bc72f
+# %% ../../nbs/02_encoders/01_small.ipynb #54e007f9
 small_encoders = dict(mlp=FlatMLP, conv=TimeSpace)
 
-# %% ../../nbs/02_encoders/01_small.ipynb #95a492a4
+# %% ../../nbs/02_encoders/01_small.ipynb #928531f4
 def small_encoder(
     name:str,      # 'mlp' or 'conv'
     shape:tuple,   # of one response: (channels, samples) or (voxels,)
@@ -70,4 +71,4 @@ def small_encoder(
     "The named small encoder for responses of this shape."
     kind = small_encoders[known(name, small_encoders, 'encoder')]
     if len(shape) not in (1, 2): raise ShapeError(f'a response of shape {tuple(shape)}', 'was given; (channels, samples) or (voxels,) were expected.', '', 'Leave the axis of trials out.')
-    return kind(shape[0], shape[1] if len(shape) == 2 else None, n_outputs, **options)
+    check_options(kind, options, repr(name)); return kind(shape[0], shape[1] if len(shape) == 2 else None, n_outputs, **options)

@@ -7,7 +7,7 @@ __all__ = ['sides_256', 'sides_512', 'var_configs', 'ScaleAttention', 'Cache', '
            'HeadNorm', 'full', 'unrounded', 'VAR', 'check_classes', 'check_turn', 'initialise', 'config_from',
            'growing', 'sides_from', 'VARReport', 'fill_var', 'load_var', 'save_var']
 
-# %% ../../nbs/04_generators/02_var.ipynb #54f213f1
+# %% ../../nbs/04_generators/02_var.ipynb #f0c41cff
 import math
 import torch
 import torch.nn as nn
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
-from pathlib import Path
 from einops import rearrange
 from torch import Tensor
 from ..core.checks import CheckpointError, ParameterError, ShapeError, UnknownError, check_shape
 from ..core.checkpoint import save_network
 from ..core.official import KeyReport, fits_any, load_official, read_about, read_official
+from ..encoders.given import check_options, check_whole, weights_path
 from .quantiser import plain_float, scale_sizes
 
-# %% ../../nbs/04_generators/02_var.ipynb #2c28f422
+# %% ../../nbs/04_generators/02_var.ipynb #f9e021f2
 class ScaleAttention(nn.Module):
     "Attention among the tokens of all scales so far."
     def __init__(self,
@@ -57,7 +57,7 @@ class ScaleAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype), scale=scale)
         return self.proj(rearrange(y, 'b h n d -> b n (h d)'))
 
-# %% ../../nbs/04_generators/02_var.ipynb #7c63925e
+# %% ../../nbs/04_generators/02_var.ipynb #9e344026
 class Cache:
     "Keys and values of the scales so far."
     def __init__(self,
@@ -82,7 +82,7 @@ class Cache:
         "Count them as seen."
         self.n += n
 
-# %% ../../nbs/04_generators/02_var.ipynb #701e9ef5
+# %% ../../nbs/04_generators/02_var.ipynb #1d5f5722
 class FFN(nn.Module):
     "Widen, bend, narrow."
     def __init__(self,
@@ -152,7 +152,7 @@ def unrounded(layer:nn.Linear, x:Tensor)->Tensor:
     "The layer in the numbers of its own weights, also under mixed precision."
     with plain_float(x): return layer(x.to(layer.weight.dtype))
 
-# %% ../../nbs/04_generators/02_var.ipynb #fad3acdf
+# %% ../../nbs/04_generators/02_var.ipynb #45619415
 class VAR(nn.Module):
     "A transformer that guesses the tokens of each scale from all coarser ones and a condition."
     def __init__(self, *,
@@ -169,7 +169,7 @@ class VAR(nn.Module):
         cond_drop:float=.1,        # share of pictures trained without condition
         drop_path:float=None,      # share of steps left out in the last block; 0.1 at 24 blocks, in proportion
     ):
-        super().__init__()
+        super().__init__(); check_whole(none=('width', 'heads', 'num_classes', 'd_embed'), vocab=vocab, z=z, depth=depth, width=width, heads=heads, num_classes=num_classes, d_embed=d_embed)
         if (num_classes is None) == (d_embed is None): raise ParameterError(f'`num_classes={num_classes}` and `d_embed={d_embed}` were given;',
             'exactly one of them was expected.', 'The condition is either a class or an embedding.', 'Leave the other one out.')
         width = width or 64*depth; heads = heads or max(1, width//64); sizes = [h*w for h, w in scale_sizes(patch_nums)]
@@ -261,7 +261,7 @@ class VAR(nn.Module):
         for i, (block, s) in enumerate(zip(self.blocks, how[0])): x = block(x, s, past=partial(cache.put, i))
         cache.done(x.shape[1]); return self.read(x, how[1])
 
-# %% ../../nbs/04_generators/02_var.ipynb #429f644a
+# %% ../../nbs/04_generators/02_var.ipynb #91ddb19b
 def check_classes(
     labels:Tensor,   # `b`
     num_classes:int, # how many exist
@@ -285,7 +285,7 @@ def check_turn(
         'A memory serves for one drawing.', 'Make a new one with `cache(b)` and begin with `start`.')
     check_shape(x, 'b n d', b=cache.kv.shape[2], n=e-a)
 
-# %% ../../nbs/04_generators/02_var.ipynb #408c4c62
+# %% ../../nbs/04_generators/02_var.ipynb #b2c61f98
 def initialise(
     model:nn.Module,    # a `VAR`
     gates:float=1e-5,   # how far the gates are open; the authors trained d16 and d20 with 1e-3
@@ -307,12 +307,12 @@ def initialise(
             six[:2].mul_(gates); six[2:].mul_(rest)
     return model
 
-# %% ../../nbs/04_generators/02_var.ipynb #e5cf88e6
+# %% ../../nbs/04_generators/02_var.ipynb #0214bfe1
 sides_256, sides_512 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 var_configs = {f'd{d}': dict(vocab=4096, z=32, patch_nums=sides_512 if d == 36 else sides_256, depth=d, num_classes=1000, shared_aln=d == 36)
     for d in (16, 20, 24, 30, 36)}
 
-# %% ../../nbs/04_generators/02_var.ipynb #cde3e6a2
+# %% ../../nbs/04_generators/02_var.ipynb #d900a020
 def config_from(
     state:dict, name='the file', # name -> tensor, of a `VAR`; for the message
     **given,                     # what is known already; it is not looked for
@@ -346,7 +346,7 @@ def sides_from(state:dict, name='the file')->tuple:
         'The table was left out, or scales are not square.', 'Say `patch_nums=...`, as the tokenizer has them.')
     return sides
 
-# %% ../../nbs/04_generators/02_var.ipynb #25f9415e
+# %% ../../nbs/04_generators/02_var.ipynb #dd82c170
 @dataclass
 class VARReport(KeyReport):
     "An account that also names what was made anew from the sizes."
@@ -375,12 +375,12 @@ def fill_var(
     return VARReport(r.name, r.matched, r.renamed, [k for k in r.new if k not in made], r.refused, made)
 
 def load_var(
-    path,              # official weights such as `var_d16.pth`, or a file of `save_var`
+    path,              # official weights such as `var_d16.pth` or 'var:var_d16.pth', or a file of `save_var`
     d_embed:int=None,  # width of an embedding, to be put in place of the classes, or of an embedding of another width
     **config,          # what differs from what the file says, such as `cond_drop`, or what it does not say, such as `heads`
 )->tuple:              # (VAR in evaluation mode, VARReport)
     "A generator from a file, with an account of every key."
-    about = read_about(path, 'var'); name = Path(path).name
+    check_options(VAR, config, '`VAR`'); path = weights_path(path); about = read_about(path, 'var'); name = path.name
     state = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'var_wo_ddp'))
     config = {**(about.get('config') or config_from(state, name, **config)), **config}
     if d_embed is not None: config.update(d_embed=d_embed, num_classes=None)

@@ -6,7 +6,7 @@
 __all__ = ['vqvae_256', 'vqvae_512', 'bend', 'norm', 'Residue', 'Look', 'Resize', 'middle', 'level', 'through', 'Encoder',
            'Decoder', 'VQVAE', 'to_signed', 'to_uint8', 'save_vqvae', 'load_vqvae']
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #443e7cc5
+# %% ../../nbs/04_generators/01_vqvae.ipynb #576c8331
 import warnings
 from pathlib import Path
 import numpy as np
@@ -19,9 +19,10 @@ from torch import Tensor
 from ..core.checkpoint import save_network
 from ..core.checks import ParameterError, ShapeError, ValuesError, check_shape
 from ..core.official import load_official, read_about, read_official
+from ..encoders.given import check_options, weights_path
 from .quantiser import Quantiser, scale_sizes
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #db762da3
+# %% ../../nbs/04_generators/01_vqvae.ipynb #e8a9341e
 def bend(x):
     "SiLU; without gradients in place, on what a normalisation has just made."
     return F.silu(x, inplace=not torch.is_grad_enabled())
@@ -65,7 +66,7 @@ class Look(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(rearrange(y, 'b 1 (h w) c -> b c h w', h=x.shape[2]))
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #e414e924
+# %% ../../nbs/04_generators/01_vqvae.ipynb #0e2ef175
 class Resize(nn.Module):
     "Half or twice the size."
     def __init__(self,
@@ -110,7 +111,7 @@ def through(part, x):
         if len(part.attn): x = part.attn[i](x)
     return x
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #3f4b3470
+# %% ../../nbs/04_generators/01_vqvae.ipynb #5ba3ef57
 class Encoder(nn.Module):
     "A picture becomes a latent map."
     def __init__(self,
@@ -136,7 +137,7 @@ class Encoder(nn.Module):
             if hasattr(part, 'downsample'): x = part.downsample(x)
         return self.conv_out(bend(self.norm_out(through(self.mid, x))))
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #3f036e2a
+# %% ../../nbs/04_generators/01_vqvae.ipynb #44f9b024
 class Decoder(nn.Module):
     "A latent map becomes a picture."
     def __init__(self,
@@ -162,7 +163,7 @@ class Decoder(nn.Module):
         x = self.conv_out(bend(self.norm_out(x)))
         return F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #b88fbd2b
+# %% ../../nbs/04_generators/01_vqvae.ipynb #021790c0
 class VQVAE(nn.Module):
     "Pictures to scales of indices and back."
     def __init__(self,
@@ -182,7 +183,7 @@ class VQVAE(nn.Module):
     ):
         super().__init__()
         scale_sizes(patch_nums)    # refuses what is none
-        for name, v in dict(ch=ch, blocks=blocks, norm_groups=norm_groups, stem=stem, **{f'ch_mult[{i}]': m for i, m in enumerate(ch_mult)}).items():
+        for name, v in dict(vocab=vocab, z=z, ch=ch, blocks=blocks, norm_groups=norm_groups, stem=stem, **{f'ch_mult[{i}]': m for i, m in enumerate(ch_mult)}).items():
             if not isinstance(v, int) or v < 1: raise ParameterError(f'`{name}` is {v!r},', 'expected a whole number from 1.', '', 'The official values are those of `vqvae_256`.')
         self.config = dict(vocab=vocab, z=z, ch=ch, ch_mult=list(ch_mult), blocks=blocks, patch_nums=[int(p) if np.ndim(p) == 0 else [int(n) for n in p] for p in patch_nums],
             quant_resi=quant_resi, shared=shared, beta=beta, norm_groups=norm_groups, dropout=dropout, normalise=normalise, stem=stem)
@@ -197,11 +198,11 @@ class VQVAE(nn.Module):
         "Side of the pictures, or (height, width) if they are not square."
         h, w = (self.factor*s for s in self.quantize.sizes[-1]); return h if h == w else (h, w)
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #eb27b00b
+# %% ../../nbs/04_generators/01_vqvae.ipynb #4648eae1
 vqvae_256 = dict(vocab=4096, z=32, ch=160, ch_mult=(1, 1, 2, 2, 4), blocks=2, patch_nums=(1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 vqvae_512 = vqvae_256 | dict(patch_nums=(1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #45ba31f0
+# %% ../../nbs/04_generators/01_vqvae.ipynb #de4f0951
 @patch
 def check_signed(self:VQVAE,
     img:Tensor,  # `b 3 h w`
@@ -243,7 +244,7 @@ def decode(self:VQVAE,
     "A latent map as pictures."
     return self.paint(f_hat).clamp(-1, 1)
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #d56e6835
+# %% ../../nbs/04_generators/01_vqvae.ipynb #952b0c16
 @patch
 @torch.no_grad()
 def image(self:VQVAE,
@@ -273,7 +274,7 @@ def forward(self:VQVAE,
     f_hat, loss, idx = self.quantize(f)
     return self.paint(f_hat), loss, idx
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #fdfeff3b
+# %% ../../nbs/04_generators/01_vqvae.ipynb #3f2b4417
 def to_signed(
     img,    # uint8 `b h w 3`, or `Pictures`
 )->Tensor:  # `b 3 h w` in [-1, 1]
@@ -290,7 +291,7 @@ def to_uint8(
     check_shape(img, 'b c h w', 'img', c=3)
     return rearrange(((img.detach().float() + 1)*127.5).round().clamp(0, 255).to(torch.uint8), 'b c h w -> b h w c').cpu().numpy()
 
-# %% ../../nbs/04_generators/01_vqvae.ipynb #8d8a61cf
+# %% ../../nbs/04_generators/01_vqvae.ipynb #85089232
 def save_vqvae(
     model:VQVAE,      # what to keep
     path,             # usually `*.safetensors`
@@ -301,11 +302,11 @@ def save_vqvae(
     save_network(path, model, 'vqvae', about, half, wide=['_hit_SV'])   # counts outgrow 16 bits
 
 def load_vqvae(
-    path,      # official weights, such as `vae_ch160v4096z32.pth`, or a file of `save_vqvae`
+    path,      # official weights, such as `vae_ch160v4096z32.pth` or 'var:vae_ch160v4096z32.pth', or a file of `save_vqvae`
     **config,  # what differs from the file's own configuration, or from `vqvae_256`, such as `patch_nums`
 )->tuple:      # (VQVAE in evaluation mode, KeyReport)
     "A tokenizer from a file, with an account of every key."
-    about, name, usage = read_about(path, 'vqvae'), Path(path).name, 'quantize.ema_vocab_hit_SV'
+    path = weights_path(path); check_options(VQVAE, config, '`VQVAE`'); about, name, usage = read_about(path, 'vqvae'), path.name, 'quantize.ema_vocab_hit_SV'
     model = VQVAE(**{**(about.get('config') or vqvae_256), **config})
     state = read_official(path, under=('model', 'module', 'state_dict', 'trainer', 'vae_local')); lost = usage in state and int((~state[usage].isfinite()).sum())
     report = load_official(model, {k: v for k, v in state.items() if not (lost and k == usage)}, new=(usage,) if lost else (), keep=(usage,), name=name)
