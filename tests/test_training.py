@@ -235,7 +235,8 @@ def test_balance_lets_coarse_scales_count_more(monkeypatch):
         seen = []; real = training.Fit.__init__; monkeypatch.setattr(training.Fit, '__init__', lambda self, model, loss, **k: (seen.append((model, loss)), real(self, model, loss, **k))[1])
         net = generator(); train_generator(net, vqvae, cond, words, steps=1, batch_size=64, lr=1e-12, device='cpu', log=None, balance=balance); monkeypatch.undo(); model, loss = seen[0]
         with torch.no_grad(): return float(loss(model.eval(), (torch.from_numpy(cond[:8]), torch.arange(8))))
-    logits = generator().eval()(torch.from_numpy(cond[:8]), vqvae.quantize.teacher(by_scale(torch.as_tensor(words[:8]), (1, 2, 4)))); each = F.cross_entropy(logits.flatten(0, 1), torch.as_tensor(words[:8]).long().flatten(), reduction='none').view(8, 21)
+    with torch.no_grad(): logits = generator().eval()(torch.from_numpy(cond[:8]), vqvae.quantize.teacher(by_scale(torch.as_tensor(words[:8]), (1, 2, 4))))
+    each = F.cross_entropy(logits.flatten(0, 1), torch.as_tensor(words[:8]).long().flatten(), reduction='none').view(8, 21)
     assert abs(first(0.) - float(each.mean())) < 1e-5 and abs(first(.5) - float((each*w).mean())) < 1e-5 and abs(first(1.) - float(torch.stack([e.mean() for e in each.split([1, 4, 16], 1)]).mean())) < 1e-5
 
 def test_noise_is_for_embeddings_in_training(monkeypatch):
