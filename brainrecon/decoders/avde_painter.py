@@ -14,6 +14,7 @@ from ..core.checks import ParameterError, ShapeError, check_shape, known, seeded
 from ..core.checks import device as find_device
 from .avde_stages import check_stage, weights_mark
 from ..generators.fast import Brush
+from ..generators.quantiser import scale_sizes
 from ..generators.training import train_generator, word_scores
 from ..generators.var import VAR, fill_var, load_var
 from ..generators.vqvae import VQVAE
@@ -31,7 +32,7 @@ def start_generator(
         if isinstance(var, dict): out, account = VAR(**{**sizes, **var, 'd_embed': d}), 'fresh weights'
         elif isinstance(var, VAR): out = VAR(**{**var.config, 'num_classes': None, 'd_embed': d}); account = fill_var(out, var.state_dict(), 'the given generator', start=True)
         else: out, account = load_var(var, d_embed=d)
-    given = {k: out.config[k] for k in sizes}; flat = lambda c: dict(c, patch_nums=str([list(p) if isinstance(p, (list, tuple)) else p for p in c['patch_nums']]))
+    given = {k: out.config[k] for k in sizes}; flat = lambda c: dict(c, patch_nums=scale_sizes(tuple(c['patch_nums'])))
     if flat(given) != flat(sizes): raise ShapeError(f'the generator is for {given["vocab"]} codes of width {given["z"]} at scales {given["patch_nums"]};', f'the tokenizer has {sizes["vocab"]} of width {sizes["z"]} at {tuple(sizes["patch_nums"])}.',
         'A generator guesses the codes of one tokenizer.', 'Take two that belong together.')
     return out, account

@@ -15,10 +15,8 @@ from pathlib import Path
 from ..core.checks import FolderError, MissingWeights, ParameterError, known
 from ..core.files import load_json
 from ..core.official import read_about
-from ..data.assets import asset
 from ..data.datasets import data_pictures
 from ..data.pictures import load_pictures
-from ..data.registry import home_of
 from ..data.trials import Trials
 from ..decoders.avde import AVDE, packaged_avde, packaged_target, stage_folder
 from ..decoders.avde_stages import Reader
@@ -26,6 +24,7 @@ from ..decoders.avde_swap import DiffusionDrawer, load_reader, save_reader
 from ..decoders.drawing import Drawer, load_drawer, save_drawer
 from ..decoders.retrieval import shuffle_pairs
 from ..encoders.eeg_networks import eeg_encoders
+from ..encoders.given import weights_path
 from ..encoders.labram import LaBraM
 from ..generators.vqvae import VQVAE, load_vqvae
 from .decode import Fitted, check_plan, leave_out, ready
@@ -54,8 +53,7 @@ class Source:
     data_seed: int = 0
     copies: str = 'raise'
     def __post_init__(self):
-        told = packaged_target()
-        if self.layer == 'auto': self.layer = told['layer'] if self.target == told['encoder'] else 'pooled'
+        if self.layer == 'auto': told = packaged_target(); self.layer = told['layer'] if self.target == told['encoder'] else 'pooled'
     @classmethod
     def of(cls, values:dict):
         "From the parameters of a job, whatever else there is."
@@ -200,11 +198,9 @@ class Parts:
 def weights_file(
     name:str,      # a path, or 'asset:file' for one that `brainrecon data fetch` has put away, such as 'var:var_d16.pth'
 )->Path:
-    "The file with these weights."
-    path = Path(name).expanduser(); word, is_asset, file = path.name.partition(':')
-    if is_asset and not path.exists(): path = home_of(asset(word))/file
-    if not path.exists(): raise MissingWeights(f'{path.name} is not on this machine;', 'an existing file was expected.', 'Published weights are fetched by hand.' if is_asset else 'A job works in its run folder, so a relative path points there.',
-        f'Type `brainrecon data fetch {word}`.' if is_asset else 'Give the whole path.')
+    "The file with these weights, refused before anything is trained if it is absent."
+    path = weights_path(name)
+    if not path.exists(): raise MissingWeights(f'{path.name} is not on this machine;', 'an existing file was expected.', 'A job works in its run folder, so a relative path points there.', 'Give the whole path.')
     return path
 
 def open_tokenizer(
