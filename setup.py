@@ -8,7 +8,7 @@ ini = ConfigParser(delimiters=['=']); ini.read(here/'settings.ini', encoding='ut
 cfg = ini['DEFAULT']
 extras = {k[6:]: v.split() for k, v in cfg.items() if k.startswith('extra_')}
 extras['demo'] = sorted({r for k in ('meeg', 'fmri', 'pictures', 'jobs') for r in extras[k]})
-extras['dev'] = sorted({r for v in extras.values() for r in v})   # what the tests and the site need: everything
+extras['dev'] = sorted({r for k, v in extras.items() if k != 'prompt' for r in v})   # what the tests and the site need: everything but the text encoders
 
 packages = find_packages(include=['brainrecon', 'brainrecon.*'])
 jobs = here/'nbs'/'08_jobs'     # job notebooks travel inside the wheel as brainrecon/notebooks

@@ -1,4 +1,4 @@
-"EEG networks of HVF's, UBP's and NICE's released code: the same vectors from the same weights, loaded by their own names."
+"Brain networks of HVF's, UBP's and NICE's released code: the same vectors from the same weights, found and loaded by their own names."
 import numpy as np
 import torch
 from golden_cases import case
@@ -11,7 +11,7 @@ def near(got, want, what):
 def filled(model, t):
     "A network in evaluation mode with the weights of the file; every key is accounted for."
     from brainrecon.core.official import load_official
-    from brainrecon.encoders.eeg_networks import released_names, unused_names
+    from brainrecon.encoders.door import released_names, unused_names
     report = load_official(model, {k: torch.from_numpy(v) for k, v in t.under('param/').items()}, rename=released_names(model), unused=unused_names)
     assert not report.new and set(report.refused) <= {'logit_scale'}, report
     return model.eval()
@@ -19,22 +19,31 @@ def filled(model, t):
 def tensor(t, name): return torch.from_numpy(t[f'input/{name}'])
 def span(times): return times[1] - times[0] if isinstance(times, (list, tuple)) else times
 
-def ubp(kind):
-    def check(t, meta):
-        import brainrecon.encoders.eeg_networks as nets
-        c = meta['config']; net = filled(getattr(nets, kind)(c['c_num'], span(c['timesteps']), c['z_dim']), t)
-        near(net(tensor(t, 'x')), t['output/z'], kind)
-    return check
+def encoder(name, n_chans, times, d):
+    from brainrecon.encoders.door import eeg_encoder
+    return eeg_encoder(name, [f'E{i}' for i in range(n_chans)], span(times), d)
 
-def hive(kind):
-    def check(t, meta):
-        import brainrecon.encoders.eeg_networks as nets
-        c = meta['config']; net = filled(getattr(nets, kind)(c['channels'], span(c['timesteps']), c['hidden_size']), t)
-        assert net.width == c['embedding_dim']; near(net(tensor(t, 'brain')), t['output/z'], kind)
-    return check
+def ubp(t, meta):
+    c = meta['config']; net = filled(encoder(c['cls'], c['c_num'], c['timesteps'], c['z_dim']), t)
+    near(net(tensor(t, 'x')), t['output/z'], c['cls'])
 
-for name, kind in (('eegnet', 'EEGNet'), ('tsconv', 'TSConv')): case(f'hvf_ubp_{name}')(ubp(kind))
-for name, kind in (('eeg_net', 'EEGNet'), ('ts_conv', 'TSConv')): case(f'hvf_backbone_{name}')(hive(kind))
+@case('hvf_backbone')
+def hive(t, meta):
+    c = meta['config']; net = filled(encoder(c['backbone'], c['channels'], c['timesteps'], c['hidden_size']), t)
+    if hasattr(net, 'backbone'): assert net.width == c['embedding_dim']     # the flat ones do not ask for it
+    near(net(tensor(t, 'brain')), t['output/z'], c['backbone'])
+
+for name in ('eegprojectlayer', 'shallownet', 'deepnet', 'eegnet', 'tsconv'): case(f'hvf_ubp_{name}')(ubp)
+
+@case('hvf_brain_mlp_infonce')
+def brain_mlp(t, meta):
+    from brainrecon.alignment.contrast import info_nce
+    import torch.nn.functional as F
+    c = meta['config']; net = filled(encoder('brain_mlp', c['brain_channels'], c['brain_sequence_length'], c['hidden_size']), t)
+    near(z := net(tensor(t, 'brain_signals')), t['output/z_b'], 'vectors')
+    z_f, scale = tensor(t, 'z_f'), float(np.exp(t['param/logit_scale']))
+    near(scale*F.normalize(z, dim=1) @ F.normalize(z_f, dim=1).T, t['output/logits_per_brain'], 'similarities')
+    near(info_nce(z, z_f, scale), t['output/loss'], 'loss')
 
 @case('hvf_nice_encoder')
 def nice(t, meta):

@@ -13,7 +13,7 @@ from ..core.checks import ShapeError, check_finite, folder, known
 from ..core.files import plain
 from ..core.shelf import Shelf
 from ..data.pictures import Pictures
-from ..encoders.vision import layer_part, load_encoder
+from ..encoders.vision import layer_part, lite_sizes, load_encoder
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #a6c69c0d
 def picture_marks(
@@ -33,7 +33,7 @@ class FeatureShelf(Shelf):
         return 'They are the same pictures in another order, so every row would stand beside a wrong picture.' if same['names'] else 'They are other pictures, or a part of them.'
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #3619691f
-loaded = functools.lru_cache(2)(load_encoder)
+loaded = functools.lru_cache(4)(load_encoder)
 
 def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple:  # (encoder, layers)
     "The encoder itself and a list of its layers; nonsense is refused before anything is computed."
@@ -42,7 +42,7 @@ def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple: 
     if not len(pictures): raise ShapeError('there are no pictures;', 'at least one was expected.', 'The choice of rows may be empty.', 'Look at `pictures.table`.')
     known(dtype, ['float32', 'float16'], 'dtype')
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
-    if isinstance(encoder, str): encoder = loaded(encoder, weights, size=None if encoder.startswith('open_clip:') else size, device=device)
+    if isinstance(encoder, str): encoder = loaded(encoder, weights, size=size if encoder in lite_sizes else None, device=device)
     for l in layers: layer_part(l, encoder.layers)
     return encoder, layers
 
@@ -52,7 +52,7 @@ def features(
     encoder='lite0',        # name for `load_encoder`, or an encoder
     layer='pooled',         # one of `encoder.layers`, or 'pixels', with a grid of its own or not: 'block2@4'; a list gives a dictionary, from one pass
     *, grid:int=1,          # blocks as means over the picture (1), over n x n fields (n), or whole maps (0)
-    size:int=160,           # height and width that a named encoder sees; None: as it was trained
+    size:int=160,           # height and width that a named EfficientNet-Lite sees; None: as it was trained, which holds for all others
     normalise:bool=False,   # rows of length one
     dtype:str='float32',    # how they are kept; 'float16' takes half the room
     weights=None,           # file for a named encoder, if it does not find its own

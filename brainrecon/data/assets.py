@@ -217,12 +217,16 @@ from_hub('sdxl-base', 'stabilityai/stable-diffusion-xl-base-1.0', 'SDXL base 1.0
 for id, repo, tag in (('clip-vit-h14', 'laion/CLIP-ViT-H-14-laion2B-s32B-b79K', 'ViT-H-14, laion2b_s32b_b79k'), ('clip-vit-b32',
     'laion/CLIP-ViT-B-32-laion2B-s34B-b79K', 'ViT-B-32, laion2b_s34b_b79k'),
     ('clip-vit-bigg14', 'laion/CLIP-ViT-bigG-14-laion2B-39B-b160k', 'ViT-bigG-14, laion2b_s39b_b160k'), ('clip-vit-l14',
-        'timm/vit_large_patch14_clip_224.openai', 'ViT-L-14-quickgelu, openai')):
+        'timm/vit_large_patch14_clip_224.openai', 'ViT-L-14-quickgelu, openai'), ('clip-rn50', 'timm/resnet50_clip.openai', 'RN50, openai')):
     from_hub(id, repo, f'CLIP {tag}', f'picture features; open_clip calls it {tag}', 'MIT' if repo.startswith('laion') else '',
         ['open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors',
         'open_clip_config.json'], cite='Cherti et al.: Reproducible scaling laws. CVPR 2023')
 from_hub('dinov2-base', 'facebook/dinov2-base', 'DINOv2 base', 'picture features', 'Apache-2.0', ['model.safetensors', '*.json'],
     cite='Oquab et al.: DINOv2. 2023')
+from_hub('synclr-vit-b-16', 'paulgavrikov/synclr-vit-base-patch16-224', 'SynCLR ViT-B/16', 'picture features of a network that saw only made-up pictures', 'Apache-2.0', ['synclr_vit_b_16.pth'],
+    cite='Tian et al.: Learning Vision from Models Rivals Learning Vision from Data. CVPR 2024', note='A copy of the file to which https://github.com/google-research/syn-rep-learn links; Brain-HIVE uses this copy.')
+from_hub('sdxl-vae', 'stabilityai/stable-diffusion-xl-base-1.0', 'VAE of SDXL base 1.0', 'pictures as latents and back, 32 bits', 'OpenRAIL++-M', ['vae/config.json', 'vae/diffusion_pytorch_model.safetensors'],
+    terms='https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md', cite='Podell et al.: SDXL. 2023')
 
 # %% ../../nbs/01_data/15a_assets.ipynb #a57bb290
 torch_site = 'https://download.pytorch.org/models/'

@@ -29,7 +29,7 @@ from ..core.shelf import Shelf
 from ..data.trials import Trials
 from .drawing import pictures_at
 from .retrieval import known_unit, plainly, Decoder, Gallery, Scale, check_candidates, cosine, main_axes
-from ..encoders.eeg_networks import eeg_encoder
+from ..encoders.door import eeg_encoder
 from ..encoders.labram import Cut, LaBraM, labram_units, layer_groups, load_labram, max_windows
 from ..encoders.small import small_encoder, small_encoders
 from ..generators.vqvae import VQVAE, to_signed
@@ -106,6 +106,9 @@ class Reader(Decoder):
         self.config = dict(encoder=encoder, seed=seed, options=dict(options or {}), targets=targets, standardise=bool(standardise), axes=axes)
         self.weights, self.given, self.axes, self.account, self.likeness, self.weights_sfreq = weights, scale, None, 'fresh weights', 'cosine', weights_sfreq
         self.advice = 'Take the features that the scale was fitted on: `make_gallery(pictures, encoder, layer)`.'
+    def keep(self): meta, arrays = reader_parts(self); return meta, {k: v for k, v in arrays.items() if k.startswith('reader.') or k == 'axes'}
+    @classmethod
+    def back(cls, config, arrays, shared): return reader_back(config, arrays)
 
 # %% ../../nbs/06_decoders/05a_avde_stages.ipynb #19d6df21
 def check_input(
@@ -179,7 +182,7 @@ def alike(self:Reader, e, z)->np.ndarray:  # `b d`, `k d` -> `b k`
 def retrieve(self:Reader, trials:Trials, gallery:Gallery, k:int=5)->list:
     "Names of the `k` nearest pictures for every trial, nearest first."
     e = self.embed(trials); check_candidates(gallery, k, len(self.z_scale.fitted['mean']), self.advice)
-    return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in self.alike(e, self.z_scale(gallery.z))]
+    return [[gallery.pictures[j] for j in np.argsort(-row, kind='stable')[:k]] for row in self.alike(e, self.place(gallery))]
 
 @patch
 def loss(self:Reader, model, batch)->dict:

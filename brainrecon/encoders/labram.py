@@ -232,7 +232,7 @@ def pooled(self:LaBraM, x:Tensor)->Tensor:  # `b c t` -> `b d`
     y = self.raw_tokens(x)
     return self.norm(y[:, 0]) if self.pool == 'cls' else self.fc_norm(y[:, 1:].mean(1))
 @patch
-def forward(self:LaBraM, x:Tensor)->Tensor:  # `b c t` -> `b d`
+def forward(self:LaBraM, x:Tensor, person:Tensor=None)->Tensor:  # `b c t`, and whose it is, which is not asked -> `b d`
     "The vector that is compared with pictures."
     return self.head(self.pooled(x))
 

@@ -26,7 +26,7 @@ class FlatMLP(nn.Module):
         self.inp = nn.Sequential(nn.Flatten(), nn.Dropout(dropout/2), nn.Linear(n_chans*(n_times or 1), width))
         self.block = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_outputs))
-    def forward(self, x:Tensor)->Tensor:  # `b c t` or `b v` -> `b d`
+    def forward(self, x:Tensor, person:Tensor=None)->Tensor:  # `b c t` or `b v`, and whose it is, which is not asked -> `b d`
         h = self.inp(x := check_response(x, self))
         return self.out(h + self.block(h))
 
@@ -55,7 +55,7 @@ class TimeSpace(nn.Module):
         self.space = nn.Sequential(nn.Conv1d(n_chans, filters, 1), nn.BatchNorm1d(filters))
         self.time = nn.Sequential(nn.Conv1d(filters, filters, kernel, padding='same', groups=filters), nn.GELU(), nn.BatchNorm1d(filters))
         self.out = nn.Sequential(nn.AvgPool1d(pool), Rearrange('b c t -> b (c t)'), nn.Dropout(dropout), nn.Linear(filters*(n_times//pool), n_outputs))
-    def forward(self, x:Tensor)->Tensor:  # `b c t` -> `b d`
+    def forward(self, x:Tensor, person:Tensor=None)->Tensor:  # `b c t`, and whose it is, which is not asked -> `b d`
         return self.out(self.time(self.space(check_response(x, self))))
 
 # %% ../../nbs/02_encoders/01_small.ipynb #54e007f9

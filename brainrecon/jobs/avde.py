@@ -23,7 +23,7 @@ from ..decoders.avde_stages import Reader
 from ..decoders.avde_swap import DiffusionDrawer, load_reader, save_reader
 from ..decoders.drawing import Drawer, load_drawer, save_drawer
 from ..decoders.retrieval import shuffle_pairs
-from ..encoders.eeg_networks import eeg_encoders
+from ..encoders.door import eeg_encoders
 from ..encoders.given import weights_path
 from ..encoders.labram import LaBraM
 from ..generators.vqvae import VQVAE, load_vqvae

@@ -174,7 +174,7 @@ def score_all(
     "Retrieval scores of every fitted decoder on the test set; a `LeakError` if one was trained on a tested concept."
     out = []
     for f in fitted:
-        f.decoder.refuse(test.concepts); query, z = f.decoder.embed(test), f.decoder.z_scale(gallery.z)
+        f.decoder.refuse(test.concepts); query, z = f.decoder.embed(test), f.decoder.place(gallery)
         names = (test.concepts, gallery.concepts) if centres else (test.pictures, gallery.pictures)
         scores = retrieve(query, z, *names, [k for k in ks if k <= len(gallery)], kind=kind, gallery_kind='concept centres' if centres else 'seen picture')
         null = retrieval_null(similarity(query, z, kind), shuffles, correct=np.asarray(names[0])[:, None] == np.asarray(names[1])[None], ks=list(scores['hits']))   # the same shuffles for every decoder
@@ -186,7 +186,7 @@ def cost_of_decoder(
     decoder:Decoder,
 )->dict:               # parameters (millions), flops (thousand millions a picture), megabytes (of weights)
     "What a decoder needs to embed one response."
-    if hasattr(decoder, 'weights'): n, operations = int(decoder.weights.size), 2*int(decoder.weights.size)
+    if isinstance(decoder, RidgeDecoder): n, operations = int(decoder.weights.size), 2*int(decoder.weights.size)
     else:
         shape = tuple(decoder.recording['shape']) if decoder.axes is None else (len(decoder.axes),); axes = 0 if decoder.axes is None else int(decoder.axes.size)
         n, operations = sum(p.numel() for p in decoder.model.brain.parameters()) + axes, flops(decoder.model.brain, torch.zeros(1, *shape))['flops'] + 2*axes

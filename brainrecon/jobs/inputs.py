@@ -99,11 +99,12 @@ def load_galleries(
     size:int=224,       # height and width of pictures read from a data set
     copies:str='raise', # test pictures that are training pictures under another name: 'raise', or 'flag' every score
     log=print,
+    gallery=None,       # what makes a gallery of pictures, where one encoder and layer are not enough
 )->dict:                # (kind, subject) -> Shown
     "Galleries for each recording, the looks of its sides compared."
     def one(sides, test):
         make = lambda e, l: [make_gallery(p, e, l) for p in sides]
-        learn, candidates = make(encoder, layer)[:-1], make_gallery(test, encoder, layer)
+        learn, candidates = ([gallery(p) for p in sides[:-1]], gallery(test)) if gallery else (make(encoder, layer)[:-1], make_gallery(test, encoder, layer))
         looks = make('lite0', 'pooled')     # kept already if they are among the features asked for
         return sum(learn[1:], learn[0]), candidates, sum(looks[1:], looks[0])
     if data == 'embedded':
@@ -133,7 +134,7 @@ def load_centres(
     g = make_gallery(open_pictures(table, root, size, split='test', log=None), encoder, layer); c = concept_centres(g.z, g.pictures, g.concepts)
     at = [c['concepts'].index(w) for w in want]
     log(f'candidates: {len(want)} concept centres of {c["counts"].min()} to {c["counts"].max()} pictures')
-    return Gallery(c['z'][at].astype('float32'), [c['pictures'][i] for i in at], want)
+    return Gallery(c['z'][at].astype('float32'), [c['pictures'][i] for i in at], want, g.widths)
 
 # %% ../../nbs/08_jobs/04b_inputs.ipynb #4e2dbedb
 def open_test(

@@ -269,7 +269,7 @@ def read_drawings(
 
 # %% ../../nbs/08_jobs/05a_predictions.ipynb #348e6552
 def over_repetitions(
-    decoder,             # fitted, with `embed` and `z_scale`
+    decoder,             # fitted, with `embed`, `place` and `z_scale`
     trials:Trials,       # single trials of the test, at the rate and in the window that the decoder reads
     gallery:Gallery,     # the candidates
     counts=None,         # how many repetitions to average; 1, 2, 4, ... and all that every picture has
@@ -283,7 +283,7 @@ def over_repetitions(
     groups = list(trials.table.groupby(['subject', 'picture'], sort=False).indices.values()); most = min(map(len, groups))
     counts = sorted(set(counts if counts is not None else [*(2**i for i in range(12) if 2**i < most), most]))
     if not counts or counts[0] < 1 or counts[-1] > most: raise ParameterError(f'counts={counts}:', f'numbers from 1 to {most} were expected.', 'Each picture needs that many repetitions.', 'Leave counts out.')
-    decoder.z_scale.refuse(trials.concepts); z = decoder.z_scale(gallery.z); hits = {(c, k): [] for c in counts for k in ks if k < len(gallery)}
+    decoder.z_scale.refuse(trials.concepts); z = decoder.place(gallery); hits = {(c, k): [] for c in counts for k in ks if k < len(gallery)}
     table = trials.table.iloc[[g[0] for g in groups]].reset_index(drop=True)
     for d in range(draws):
         orders = [rng(seed, 'repetitions', str(d), str(i)).permutation(g) for i, g in enumerate(groups)]
