@@ -189,7 +189,7 @@ def sets_advice(self:FusionDrawer)->str:
     "Which features to give."
     return 'Give `gallery=drawer.gallery_of(pictures)`.' if self.card.get('sets') else f'Give `gallery=embedding_gallery(pictures, sets)` with the sets {", ".join(self.sets)}.'
 
-# %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #f4b2f7ff
+# %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #5caae6ff
 def gallery_of(self,
     *pictures,      # `Pictures`, one set or more
 )->Gallery:
@@ -209,7 +209,7 @@ def fitted(self)->HVF:
     return self.ready().hvf if self.hvf is None else self.hvf
 
 def embed(self, trials:Trials)->np.ndarray:              # `b d`
-    "Where each response points; in whole blocks, so that not even the rounding depends on what stands beside it."
+    "Where each response points; in whole blocks, so that rounding depends little on what stands beside it."
     hvf = self.fitted(); check_some(trials); x, who, many = hvf.signal(trials), hvf.person(trials), len(trials); rows = np.minimum(np.arange(-(-many//32)*32), many - 1)
     return np.concatenate([hvf.map(x[rows[i:i+32]], who[rows[i:i+32]]) for i in range(0, len(rows), 32)])[:many]
 
@@ -223,9 +223,9 @@ def retrieve(self, trials:Trials, gallery:Gallery, k:int=5)->list:
 
 FusionDrawer.gallery_of, FusionDrawer.place, FusionDrawer.fitted, FusionDrawer.point, FusionDrawer.embed, FusionDrawer.retrieve = gallery_of, place, fitted, point, embed, retrieve
 
-# %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #46e6e3b8
+# %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #4feff2a4
 def render(self, codes, n, seeds, how)->np.ndarray:      # `b n h w 3`, uint8
-    "Draw from vectors of the fused space, a batch at a time; a small network gets whole batches, because sums of another length are rounded otherwise."
+    "Draw from vectors of the fused space, a batch at a time; a small network gets whole batches, because batches of another size are rounded otherwise."
     self.ready(); at = find_device(str(self.device)); self.prior.to(at); self.autoencoder.to(at); shape, out = self.about['shape'], []
     codes, seeds, b = np.repeat(np.asarray(codes, 'float32'), n, 0), np.asarray(seeds).reshape(-1), how['batch']; many = len(codes)
     rows = np.minimum(np.arange(-(-many//b)*b if self.prior.config['learn_unet'] else many), many - 1)
