@@ -7,7 +7,7 @@ here = Path(__file__).parent
 ini = ConfigParser(delimiters=['=']); ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 extras = {k[6:]: v.split() for k, v in cfg.items() if k.startswith('extra_')}
-extras['demo'] = sorted({r for k in ('meeg', 'fmri', 'pictures', 'jobs') for r in extras[k]})
+extras['demo'] = sorted({r for k in ('meeg', 'fmri', 'pictures', 'diffusion', 'jobs') for r in extras[k]})
 extras['dev'] = sorted({r for k, v in extras.items() if k != 'prompt' for r in v})   # what the tests and the site need: everything but the text encoders
 
 packages = find_packages(include=['brainrecon', 'brainrecon.*'])

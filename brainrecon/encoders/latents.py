@@ -103,7 +103,7 @@ def load_autoencoder(
     path=autoencoder_file,  # what `save_autoencoder` wrote; the packaged one if not said
 )->TinyAutoencoder:         # in evaluation mode, float32
     "An autoencoder of this library from its file."
-    weights_head(path); arrays, meta = load_arrays(path, check=True); name = Path(path).name
+    need('diffusers', 'diffusion'); weights_head(path); arrays, meta = load_arrays(path, check=True); name = Path(path).name
     if meta.get('kind') != 'autoencoder': raise CheckpointError(f'{name} holds {meta.get("kind", "no named network")!r},', "expected 'autoencoder'.", 'Weights of several networks often lie side by side.', 'Check which file it is.')
     try:
         c = dict(meta['config']); scale = float(meta['scale'])

@@ -318,7 +318,7 @@ def show_ablation(
                 x = combos.index(tuple(n for n in names if n in sets_of(r))); ax.bar(x, 100*r['value'], width=.62, color=palette[min(len(sets_of(r)) - 1, 2)], alpha=.85)
                 if r['low'] is not None: ax.plot([x, x], [100*r['low'], 100*r['high']], color=ink, lw=1.4)
                 ax.text(x, 100*max(r['high'] or 0, r['value']) + .5, f'{100*r["value"]:.1f}', ha='center', va='bottom')
-            ax.axhline(100*some[0]['chance'], color='#D55E00', lw=1.2, ls=(0, (3, 1.5))); ax.set(ylabel=f'{measure} of {some[0]["candidates"]} (%)', title=panel); ax.tick_params(bottom=False)
+            ax.axhline(100*some[0]['chance'], color='#D55E00', lw=1.2, ls=(0, (3, 1.5))); ax.set(ylabel=f'{measure} of {some[0]["candidates"]} (%)', title=panel); ax.margins(y=.14); ax.set_ylim(bottom=0); ax.tick_params(bottom=False)
         ax = axes[-1, 0]
         for x, c in enumerate(combos):
             at = [names.index(n) for n in c]; ax.plot([x]*len(names), range(len(names)), 'o', color=ink, alpha=.15); ax.plot([x]*len(at), at, 'o-', color=ink, lw=1.6)
