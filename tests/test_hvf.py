@@ -1,5 +1,6 @@
 """HVF beyond its page: what must move and what must not, runs that are killed, files, people, other recordings, wrong galleries."""
-import os, signal, subprocess, sys, textwrap
+import os, re, signal, subprocess, sys, textwrap
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,8 @@ from brainrecon.alignment.targets import Standardise
 from brainrecon.core.checks import LeakError, ParameterError, ReconError, ShapeError, UnknownError, seeded
 from brainrecon.data.pictures import load_pictures
 from brainrecon.data.trials import Trials
+from brainrecon.encoders.door import eeg_encoders
+from brainrecon.encoders.frozen import frozen_sets
 from brainrecon.decoders.hvf import HVF, Numbered, Resident, embedded_sets, embedding_gallery, samga, smoothed
 from brainrecon.decoders.retrieval import ContrastiveDecoder, Gallery, RidgeDecoder, cosine, decoders, load_decoder, shuffle_pairs
 from brainrecon.metrics.retrieval import retrieve
@@ -185,13 +188,16 @@ def test_wrong_galleries(w):
         with pytest.raises(error, match=what): d.place(bad)
         with pytest.raises(error, match=what): d.retrieve(test, bad)
     with pytest.raises(ParameterError): d.place(test)
-    with pytest.raises(UnknownError, match='not learned'): HVF().place(g)
+    for ask in (HVF.place, HVF.parts, lambda d, g: d.weights(), lambda d, g: d.weights(1)):
+        with pytest.raises(UnknownError, match='not learned'): ask(HVF(), g)
     with pytest.raises(UnknownError): HVF(sets=['looks'], **fast).fit(train, valid, g, device='cpu')
     with pytest.raises(ShapeError): d.retrieve(test, g[290:], k=400)
     plain = HVF(**dict(fast, epochs=1)).fit(train, valid, Gallery(g.z, g.pictures, g.concepts), device='cpu'); assert plain.weights() == dict(z=1.)
 
 @pytest.mark.parametrize('bad, word', [(dict(encoder='brain'), 'encoder'), (dict(mix='mean'), 'mix'), (dict(select='test'), 'choose'), (dict(epochs=0), 'epochs'), (dict(width=1.5), 'width'), (dict(batch_size=1), 'batch_size'), (dict(mmd=(.9, .5, .1)), 'mmd'), (dict(mmd=-1.), 'mmd'), (dict(centre='look'), 'centre'),
-    (dict(lr='1e-3'), 'lr'), (dict(loss='mse'), 'loss'), (dict(scale='unit'), 'scale'), (dict(fusion=3), 'FusionEncoder'), (dict(loss='ubp', same=True), 'same'), (dict(precision='fp8'), 'precision'), (dict(fine_lr=None), 'fine_lr')])
+    (dict(lr='1e-3'), 'lr'), (dict(loss='mse'), 'loss'), (dict(scale='unit'), 'scale'), (dict(fusion=3), 'FusionEncoder'), (dict(loss='ubp', same=True), 'same'), (dict(precision='fp8'), 'precision'), (dict(fine_lr=None), 'fine_lr'),
+    (dict(betas=.9), r'0\.9, 0\.995'), (dict(betas=(.9, 1.)), r'0\.9, 0\.995'), (dict(betas=('a', .9)), 'betas'), (dict(lr=-1), 'get 0.0005'), (dict(lr=float('nan')), 'get 0.0005'), (dict(lr=float('inf')), 'above 0'), (dict(lr='fast'), 'get 0.0005'), (dict(weight_decay=-1), 'get 0.05'),
+    (dict(clip=-1), 'or None'), (dict(fine_lr=-1), 'get 5e-05'), (dict(dropout=2), 'get 0.1'), (dict(sets=3), 'list of names'), (dict(sets=[3]), 'list of names')])
 def test_settings_that_cannot_be_meant(bad, word):
     with pytest.raises(ReconError, match=word): HVF(**bad)
 
@@ -199,7 +205,13 @@ def test_settings_that_do_not_fit_the_recording(w):
     train, valid, test, g = world('fmri', n=(40, 10, 10))
     with pytest.raises(ParameterError, match='time'): HVF(smooth=5, **fast).fit(train, valid, g, device='cpu')
     with pytest.raises(ParameterError, match='no option'): HVF(options=dict(dropuot=.1), **fast).fit(train, valid, g, device='cpu')
+    for name in eeg_encoders:
+        d = HVF(name, **dict(fast, epochs=1))
+        if name in ('brain_mlp', 'eeg_project', 'mlp'): assert d.fit(train, valid, g, device='cpu').embed(test).shape == (10, 24)
+        else:
+            with pytest.raises(ParameterError, match="for fMRI: 'brain_mlp', 'eeg_project' or 'mlp'"): d.fit(train, valid, g, device='cpu')
     train, valid, test, g = w
+    with pytest.raises(ParameterError, match='leave `axes` out'): HVF('conv', axes=10, **fast).fit(train, valid, g, device='cpu')
     with pytest.raises(UnknownError, match='epoch to keep'): HVF(**fast).fit(train, valid, g, device='cpu', keep='first')
     with pytest.raises(ShapeError, match='one picture'): HVF(**fast).fit(train, Trials(valid.x[:3], valid.names, dict(picture=[valid.pictures[0]]*3, concept=[valid.concepts[0]]*3), 'eeg', valid.sfreq), g, device='cpu')
 
@@ -214,6 +226,34 @@ def test_gallery_of_imported_features(tmp_path):
     for bad in ([], ['lite0'], [3], dict(a=('lite0', 'pooled', 4))):
         with pytest.raises(ParameterError): embedding_gallery(p, bad)
     with pytest.raises(ParameterError, match='Pictures'): embedding_gallery(g, embedded_sets)
+
+def test_a_name_that_is_nearly_one_of_the_published_sets():
+    p = load_pictures('valid')[:2]
+    for bad, meant in (('B32', 'CLIP-ViT-B-32-laion2B-s34B-b79K'), ('dinov2_base', 'dinov2-base'), ('synclr_vit_b16', 'synclr_vit_b_16'), ('RN5O', 'RN50')):
+        with pytest.raises(ParameterError, match=f"Did you mean '{meant}'") as e: embedding_gallery(p, [bad])
+        assert all(n in str(e.value) for n in frozen_sets)
+
+def test_the_advice_for_a_wrong_gallery_can_be_followed(w):
+    train, valid, test, g = w; p = load_pictures('valid')[:3]; named = lambda *n: Gallery(g.z, g.pictures, g.concepts, dict(zip(n, widths.values())))
+    d = HVF(**dict(fast, epochs=1)).fit(train, valid, named('meaning', 'shapes', 'pixels'), device='cpu')
+    with pytest.raises(UnknownError, match=r"`embedding_gallery\(pictures, \{'meaning': 'encoder:layer', 'shapes': 'encoder:layer', 'pixels': 'encoder:layer'\}\)`"): d.place(embedding_gallery(p, embedded_sets, log=None))
+    d = HVF(**dict(fast, epochs=1)).fit(train, valid, named(*embedded_sets), device='cpu')
+    with pytest.raises(UnknownError) as e: d.place(embedding_gallery(p, embedded_sets[:1], log=None))
+    advised = eval(re.search('`(.+)`', str(e.value))[1], dict(embedding_gallery=embedding_gallery, pictures=p)); assert list(advised.widths) == embedded_sets
+
+def test_one_set_by_its_name(w):
+    train, valid, test, g = w; d = HVF(sets='look', **dict(fast, epochs=1)).fit(train, valid, g, device='cpu'); assert d.config['sets'] == ['look'] and d.weights() == dict(look=1.)
+
+def test_the_way_to_samga_on_the_page(tmp_path, monkeypatch):
+    "The text of the page, with small files in place of the encoder's."
+    nb = __import__('json').loads((Path(__file__).parent.parent/'nbs/06_decoders/06_hvf.ipynb').read_text()); text = next(t for c in nb['cells'] if c['cell_type'] == 'markdown' and '**samga' in (t := ''.join(c['source'])))
+    sides = dict(train=load_pictures('valid'), test=load_pictures('valid')[::-1][:20]); gen = np.random.default_rng(0); (tmp_path/'internvit').mkdir(); monkeypatch.chdir(tmp_path)
+    for side, p in sides.items():
+        for n in (20, 24, 28, 32, 36): np.save(tmp_path/f'internvit/{side}-{n}.npy', gen.normal(size=(len(p), 30)).astype('float16'))
+    t = sides['train'].table; half = t.concept.isin(sorted(set(t.concept))[::2]).values; trials = lambda rows: Trials(gen.normal(size=(len(rows), 4, 15)).astype('float32'), list('abcd'), rows[['picture', 'concept']].reset_index(drop=True), 'eeg', 20)
+    own = dict(train=trials(t[half]), valid=trials(t[~half]), test=trials(sides['test'].table), pictures=sides['train'], test_pictures=sides['test'])
+    code = re.search('```python\n(.+?)```', text, re.S)[1].replace('**samga,', '**samga | dict(width=16, epochs=1, fine_epochs=1, batch_size=8),'); exec(code, own)
+    d = own['decoder']; assert list(d.recording['widths']) == [f'layer {n}' for n in (20, 24, 28, 32, 36)] and max(d.weights(), key=d.weights().get) == 'layer 28'
 
 def test_files_of_older_decoders(w, tmp_path):
     "Ridge and contrastive files say neither module nor more than they did."

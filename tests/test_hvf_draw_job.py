@@ -2,7 +2,7 @@
 
 The prior is a fresh tiny one in a folder: these tests say that the chain holds together, not how well it draws.
 """
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -115,6 +115,21 @@ def test_priors(prior, parts, tmp_path):
     with pytest.raises(MissingWeights): open_prior('fusion-prior-h14', unet=str(tmp_path), autoencoder='sdxl-vae', log=say)
 
 
+@pytest.mark.parametrize('name, error, says', [('fusion-prior-h15', UnknownError, "Did you mean 'fusion-prior-h14'"), ('nothing/here', FolderError, 'no such folder or file'), ('/nowhere/prior.safetensors', FolderError, 'no such folder or file'), ('', None, '')])
+def test_a_name_that_is_none(name, error, says, tmp_path):
+    if error is None: error, name, says = FolderError, str(tmp_path), 'no prior in it'
+    for more in (dict(), dict(unet='sdxl-turbo', autoencoder='sdxl-vae')):     # whatever else is said
+        with pytest.raises(error, match=re.escape(says)): open_prior(name, **more, log=lambda t: None)
+
+def test_all_that_is_absent_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path/'data')); monkeypatch.setenv('BRAINRECON_CACHE', str(tmp_path/'cache')); found = lambda text: set(re.findall(r'`brainrecon data fetch ([^`]+)`', text)); v = recipe('hvf-things-eeg2-draw')
+    with pytest.raises(MissingWeights) as e: open_prior(v['prior'], v['unet'], v['autoencoder'], v['prompt'], v['sets'], v['half'], log=lambda t: None)
+    want = {'sdxl-turbo', 'sdxl-vae', 'fusion-prior-h14', 'clip-vit-h14', 'clip-vit-b32'}; assert found(str(e.value)) == want and 'pip install' not in str(e.value)
+    for name in ('hvf-things-eeg2-draw', 'hvf-things-eeg2-draw-80gb'): about = read_yaml(HERE/'recipes'/f'{name}.yml')['about']; assert found(about) == want and 'encode_empty_prompt' in about and 'prompt]' in about
+    with pytest.raises(MissingWeights, match="prompt='encode'") as e: open_prior('fusion-prior-synclr', 'sdxl-base', 'sdxl-base', log=lambda t: None)
+    assert found(str(e.value)) == {'fusion-prior-synclr', 'sdxl-base', 'synclr-vit-b-16', 'clip-vit-b32', 'sdxl-vae'}
+
+
 def test_published_files_from_end_to_end(parts, runs, tmp_path):
     "Folders as Brain-HIVE and diffusers lay them out, tiny: the network is named, never copied, and another prior is refused."
     from diffusers import AutoencoderKL
@@ -164,4 +179,4 @@ def test_the_full_recipe_draws_as_released():
     a, b = recipe('hvf-things-eeg2-draw'), recipe('hvf-things-eeg2-draw-80gb'); assert {k for k in a if a[k] != b[k]} == {'sample_batch'} and (a['sample_batch'], b['sample_batch']) == (4, 32)
     assert (a['prior'], a['unet'], a['samples'], a['sample_steps'], a['sample_guidance'], a['sample_scheduler']) == ('fusion-prior-h14', 'sdxl-turbo', 10, 4, 0., 'turbo') and {'paper', 'released'} <= set(a['variants']) and a['subjects'] == list(range(1, 11))
     assert (a['epochs'], a['batch_size'], a['lr'], a['weight_decay'], a['betas'], a['clip'], a['precision'], a['standardise'], a['axes']) == (25, 1024, 5e-4, .05, [.9, .995], 1., 'bf16', False, 0) and a['choices'] == ['preset=hvf-250'] and a['window'] == [0., 1.] and a['sfreq'] == 250
-    e = recipe('hvf-embedded-draw'); assert (e['data'], e['prior'], e['kinds'], e['snr_fmri']) == ('embedded', '', ['fmri', 'eeg'], -6.)
+    e = recipe('hvf-embedded-draw'); assert (e['data'], e['prior'], e['kinds'], e['snr_fmri']) == ('embedded', '', ['fmri'], -6.)

@@ -2,18 +2,19 @@
 
 The parts are tiny and few: these tests say that the chain holds together, not how well it names pictures.
 """
-import json
+import json, re
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from brainrecon.core.checks import ChannelError, FolderError, ParameterError, UnknownError
+from brainrecon.core.checks import ChannelError, FolderError, ParameterError, ShapeError, UnknownError
 from brainrecon.core.files import load_json
+from brainrecon.data.assets import asset
 from brainrecon.data.pictures import load_pictures
-from brainrecon.decoders.hvf import HVF
+from brainrecon.decoders.hvf import HVF, samga
 from brainrecon.decoders.retrieval import load_decoder
 from brainrecon.jobs.decode import leave_out
-from brainrecon.jobs.hvf import (Fused, Seen, check_hvf, fit_hvf, hvf_name, hvf_papers, hvf_settings, mistake_rows, parse_combinations, parse_sets, plan_hvf, posterior,
+from brainrecon.jobs.hvf import (Fused, Seen, check_hvf, check_networks, fit_hvf, hvf_name, hvf_papers, hvf_settings, mistake_rows, parse_combinations, parse_sets, plan_hvf, posterior,
     rule_of, rules, score_hvf, set_weights, sets_of, show_ablation, show_mistakes, show_weights)
 from brainrecon.jobs.parameters import find_job, read_yaml, resolve
 from brainrecon.jobs.predictions import load_predictions
@@ -134,10 +135,24 @@ def test_sets_that_are_some(tmp_path):
 @pytest.mark.parametrize('given, says', [(dict(backbones=[]), 'without repeats'), (dict(backbones=['nice', 'nice']), 'without repeats'), (dict(backbones=['nicer']), 'encoder'), (dict(mixes=['product']), 'mix'), (dict(rules_=['best']), 'rule'),
     (dict(rules_=['valid', 'test']), 'oracle'), (dict(rules_=['test'], source=dict(train_on='others')), 'oracle'), (dict(seeds=[]), 'seeds'), (dict(seeds=[-1]), 'seeds'), (dict(draws=10), 'draws'), (dict(make=dict(epochs=0)), 'epochs'), (dict(make=dict(lr=-1.)), 'lr'), (dict(make=dict(scale='all')), 'scale'),
     (dict(make=dict(precision='half')), 'precision'), (dict(centre='nowhere', mixes=['learned']), 'set of features'), (dict(combinations=['meaning+shape']), 'set of features'), (dict(options=['brain_mlp.hiden=3']), 'hidden'), (dict(source=dict(kinds=['fmri']), backbones=['atm']), 'no time axis'),
-    (dict(source=dict(data='things-eeg')), 'things-eeg2'), (dict(source=dict(window=[.5, .2])), 'window')])
+    (dict(options=['nice.dropout=.3']), 'not run'), (dict(options=['auto.dropout=.3']), 'does not exist'), (dict(options=['brain_mlp.dropout']), 'not understood'), (dict(options=['dropout .3']), 'not understood'), (dict(options=['brain_mlp.dropout=']), 'not understood'), (dict(options=['dropout=much']), 'a number was expected'),
+    (dict(options=['eeg_net.kernel=9'], backbones=['eegnet']), 'does not exist'), (dict(options=['eegnet.kernel=9'], backbones=['eeg_net']), '2 numbers'), (dict(options=['atm.released=1'], backbones=['atm']), 'True or False'), (dict(backbones=['nice'], make=dict(axes=64)), 'neither channels nor time'),
+    (dict(centre='meaning'), 'with weights'), (dict(centre='meaning', mixes=['learned'], combinations=['meaning', 'pixels']), 'with weights'), (dict(source=dict(data='things-eeg')), 'things-eeg2'), (dict(source=dict(window=[.5, .2])), 'window')])
 def test_wrong_values_are_named(given, says):
     source = Seen(**dict(sets=two) | given.pop('source', {})) if isinstance(given.get('source', {}), dict) else None
     with pytest.raises(ValueError, match=says): check_hvf(source, **dict(backbones=['brain_mlp'], mixes=['sum'], seeds=[0], rules_=['valid']) | given)
+
+
+def test_options_that_are_read():
+    source = Seen(sets=two); go = lambda backbones, options, **how: check_hvf(source, backbones, how.pop('mixes', ['sum']), [0], ['valid'], options=options, **how)
+    go(['brain_mlp', 'nice'], ['nice.dropout=.3', 'nice.pool=(21, 5)', 'dropout: 0.2']); go(['ts_conv'], ['tsconv.kernel=9']); go(['brain_mlp'], ['brain_mlp.hidden=64'], mixes=['sum', 'learned'], centre='meaning')
+
+def test_a_network_that_does_not_fit_is_named_before_any_learns(runs):
+    source = Seen(sets=two, sfreq=50.); found = source.load(lambda t: None); check_networks(source, found, ['brain_mlp', 'mlp', 'eeg_project', 'atm', 'conv'], make=dict(width=64)); check_networks(source, found, ['brain_mlp'], make=dict(axes=9)); check_networks(source, found, ['ts_conv'], ['tsconv.pool=(9, 5)'])
+    for name, least in (('shallow_net', 75), ('ts_conv', 75), ('nice', 75), ('deep_net', 151)):
+        with pytest.raises(ShapeError, match=f'{least} are the least'): check_networks(source, found, ['brain_mlp', name])
+    with pytest.raises(RunFailed, match='151 are the least'): run_job(JOB, out=runs/'short', backbones=['brain_mlp', 'deep_net'], sets=two, **quick)
+    assert not (runs/'short'/'decoders').exists() and not (runs/'short'/'test_readings.json').exists()
 
 
 def test_channels():
@@ -190,7 +205,7 @@ def test_papers_stand_beside_only_where_they_may():
 ALL = sorted(p.stem for p in (HERE/'recipes').glob('hvf-*.yml') if read_yaml(p)['job'] == JOB); FULL = [n for n in ALL if 'embedded' not in n]
 def recipe(name, **given): return {k: p.value for k, p in resolve(find_job(JOB, HERE), name, given, HERE).items()}
 
-def test_there_are_recipes(): assert {'hvf-embedded', 'hvf-embedded-sets', 'hvf-embedded-backbones', 'hvf-embedded-across', 'hvf-things-eeg2', 'hvf-things-eeg2-cpu', 'hvf-things-eeg2-sets', 'hvf-things-eeg2-across', 'hvf-things-meg', 'hvf-samga'} <= set(ALL)
+def test_there_are_recipes(): assert {'hvf-embedded', 'hvf-embedded-sets', 'hvf-embedded-backbones', 'hvf-embedded-across', 'hvf-things-eeg2', 'hvf-things-eeg2-cpu', 'hvf-things-eeg2-sets', 'hvf-things-eeg2-across', 'hvf-things-meg', 'hvf-things-meg-across', 'hvf-samga'} <= set(ALL)
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -211,8 +226,20 @@ def test_full_recipes_train_as_published(name):
 def test_recipes_differ_where_they_should():
     a = recipe('hvf-things-eeg2'); differ = lambda n: {k for k, x in recipe(n).items() if x != a[k]}
     assert differ('hvf-things-eeg2-across') == {'train_on', 'rules'} and differ('hvf-things-eeg2-cpu') == {'subjects', 'precision', 'seeds'} and differ('hvf-things-eeg2-sets') == {'combinations', 'controls'} and differ('hvf-things-meg') == {'data', 'choices', 'subjects', 'sfreq', 'standardise'}
+    m, o = recipe('hvf-things-meg'), recipe('hvf-things-meg-across'); assert {k for k in m if m[k] != o[k]} == {'train_on', 'rules'} and o['train_on'] == 'others' and o['rules'] == recipe('hvf-things-eeg2-across')['rules'] and recipe('hvf-embedded-across')['mixes'] == ['sum', 'learned', 'person']
     assert a['subjects'] == list(range(1, 11)) and a['choices'] == ['preset=hvf-250'] and a['sfreq'] == 250. and recipe('hvf-things-meg')['subjects'] == [1, 2, 3, 4] and recipe('hvf-things-eeg2-across')['rules'] == ['valid', 'last', 'test']
     assert {tuple(c.split('+')) for c in recipe('hvf-things-eeg2-sets')['combinations']} == {('B32',), ('RN50',), ('VAE',), ('RN50', 'B32'), ('B32', 'VAE'), ('RN50', 'B32', 'VAE')} and len(recipe('hvf-embedded-sets')['combinations']) == 7
+
+
+def test_the_recipe_after_samga_is_the_named_settings():
+    "Every value of `samga`, and the defaults of `HVF` for the rest of what decides a training."
+    v = recipe('hvf-samga'); made = HVF(v['backbones'][0], mix=v['mixes'][0], **hvf_settings(v)).config; meant = HVF(**samga).config
+    assert {k for k in meant if made[k] != meant[k]} <= {'standardise', 'hidden', 'scale', 'centre', 'sets'} and v['centre'] == 'L20'
+
+def test_recipes_name_one_asset_in_a_command():
+    "`brainrecon data fetch` takes one name."
+    for name in ALL:
+        for text in re.findall(r'`brainrecon data fetch ([^`]+)`', (HERE/'recipes'/f'{name}.yml').read_text()): assert asset(text).id == text
 
 
 # Data sets on disk: the layouts of the release, small

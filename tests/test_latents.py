@@ -140,6 +140,9 @@ def test_the_packaged_one_paints_the_picture_again(pictures):
     img = torch.tensor(pictures.img).permute(0, 3, 1, 2)/255; mixed = torch.roll(img, 1, 0); assert (back - img).square().mean() < .25*(back - mixed).square().mean()
 
 
-def test_an_absent_diffusers_is_named(monkeypatch):
-    import sys; monkeypatch.setitem(sys.modules, 'diffusers', None)
-    with pytest.raises(MissingExtra, match='diffusion'): L.TinyAutoencoder()
+def test_an_absent_diffusers_is_named(monkeypatch, tmp_path):
+    import sys
+    with seeded(0): L.save_autoencoder(tmp_path/'a.safetensors', L.TinyAutoencoder(widths=(8, 8), z=2, stem=2, groups=4, size=32))
+    monkeypatch.setitem(sys.modules, 'diffusers', None)
+    for make in (L.TinyAutoencoder, lambda: L.load_autoencoder(tmp_path/'a.safetensors'), lambda: L.read_autoencoder(tmp_path/'a.safetensors'), lambda: V.load_encoder('vae:embedded', tmp_path/'a.safetensors')):
+        with pytest.raises(MissingExtra, match='diffusion'): make()

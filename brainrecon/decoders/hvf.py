@@ -7,7 +7,7 @@ __all__ = ['embedded_sets', 'samga', 'read_sets', 'like_set', 'embedding_gallery
            'Resident', 'Numbered', 'Watched', 'smoothed']
 
 # %% ../../nbs/06_decoders/06_hvf.ipynb #c9a9f3b4
-import copy, inspect, math, re
+import copy, difflib, inspect, math, re
 from pathlib import Path
 import numpy as np
 import torch
@@ -51,7 +51,8 @@ def read_sets(
 
 def like_set(what)->str:
     "Which names of Brain-HIVE may have been meant; empty if none."
-    short = lambda s: re.sub('[^a-z0-9]', '', str(s).lower()); near = [n for n in frozen_sets if short(what) and (short(what) in short(n) or short(n) in short(what))]
+    short = lambda s: re.sub('[^a-z0-9]', '', s.lower()); own = {short(n): n for n in frozen_sets}; asked = short(what) if isinstance(what, str) else ''
+    near = [own[s] for s in own if len(asked) > 1 and (asked in s or s in asked) or s in difflib.get_close_matches(asked, own)]
     return f'Did you mean {" or ".join(map(repr, near))}?' if near else ''
 
 def embedding_gallery(
