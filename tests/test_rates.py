@@ -64,7 +64,7 @@ def test_nothing_changed_for_runs_without_groups(tmp_path):
     config = json.loads(list_checkpoints(tmp_path)[-1].with_suffix('.json').read_text())['config']
     assert not {'floor', 'start', 'weight_decay_end', 'groups'} & set(config)
     hand, b = net(), batches(); o = fit_options(lr=1e-2)
-    opt = torch.optim.AdamW([dict(params=[p for p in hand.parameters() if p.ndim >= 2], weight_decay=.1), dict(params=[p for p in hand.parameters() if p.ndim < 2], weight_decay=0.)], lr=1e-2)
+    opt = torch.optim.AdamW([dict(params=[p for p in hand.parameters() if p.ndim >= 2], weight_decay=.1), dict(params=[p for p in hand.parameters() if p.ndim < 2], weight_decay=0.)], lr=1e-2, fused=True)
     from brainrecon.core.checks import rng
     with seeded(int(rng(0, 'fit', 0).integers(2**31))):
         for k in range(8):

@@ -245,7 +245,7 @@ def begin(self:Fit,
         'All were frozen, or the model has none.', 'Call `requires_grad_()` on the part that is to learn.')
     groups = check_groups(self.groups(net) if self.groups else decay_groups(net, o.weight_decay), net, o)
     opt = torch.optim.AdamW([dict(params=g['params'], weight_decay=g['weight_decay'], lr_scale=g['lr_scale'], decay=g['weight_decay'])
-        for g in groups], lr=o.lr, betas=tuple(o.betas))
+        for g in groups], lr=o.lr, betas=tuple(o.betas), fused=acc.device.type in ('cpu', 'cuda'))
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(o.ema)) if o.ema else None
     shapes = sha256(json.dumps({k: list(v.shape) for k, v in net.state_dict().items()}).encode())[:16]
     later = dict(floor=0., start=None, weight_decay_end=None)   # options that older checkpoints do not know
