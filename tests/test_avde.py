@@ -17,9 +17,10 @@ from brainrecon.data.pictures import Pictures, load_pictures
 from brainrecon.data.trials import Trials
 from brainrecon.decoders.avde import AVDE, avde_files, avde_folder, pack_avde, packaged_avde, packaged_target
 from brainrecon.decoders.avde_painter import Painter, start_generator
-from brainrecon.decoders.avde_stages import Aligned, Reader, embeddings, encoder_plan, picture_codes, reader_back, reader_parts, small_labram, to_side, weights_mark
+from brainrecon.decoders.avde_stages import Aligned, Reader, embeddings, encoder_plan, make_encoder, picture_codes, reader_back, reader_parts, small_labram, to_side, weights_mark
 from brainrecon.decoders.drawing import MeanDrawer, drawers, load_drawer
 from brainrecon.decoders.retrieval import Gallery, known_unit, shuffle_pairs
+from brainrecon.encoders.door import flat_encoders
 from brainrecon.encoders.labram import LaBraM, layer_groups, save_labram
 from brainrecon.generators.training import picture_words, tokenizer_scores, train_generator, train_tokenizer, word_scores
 from brainrecon.generators.var import VAR, initialise, save_var
@@ -607,3 +608,9 @@ def test_the_packaged_weights_do_what_the_card_says(packaged):
     z = scale(AVDE(device='cpu').gallery_of(load_pictures('valid')).z); words = picture_words(vqvae, pics)
     g, said = word_scores(var, vqvae, z, words), card['generator']; assert abs(g['loss'] - said['loss']) < .03 and abs(g['unconditional'] - said['unconditional']) < .1 and g['loss'] < g['unconditional'] - .15
     turned = word_scores(var, vqvae, np.roll(z, 1, 0), words); assert turned['loss'] > g['loss'] + .15 and g['top1'] > 20/card_words(vqvae)      # another picture's embedding does not help
+
+@pytest.mark.parametrize('name', flat_encoders)
+def test_flat_encoders_read_voxels(name):
+    "fMRI may be read by every encoder that takes one list of numbers, and by no other."
+    net = make_encoder(*encoder_plan(name, 'fmri', None, {}), [f'V{i}' for i in range(30)], (30,), 8).eval(); x = torch.randn(2, 30); assert net(x).shape == (2, 8) and not torch.equal(net(x)[0], net(x)[1])
+    with pytest.raises(UnknownError, match='brain_mlp'): encoder_plan('nice', 'fmri', None, {})

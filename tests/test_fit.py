@@ -50,6 +50,18 @@ def test_resume_keeps_other_chance(tmp_path):
     with pytest.raises(Stop): train(tmp_path/'parts', 25, loss=noisy)
     assert same(whole, train(tmp_path/'parts', loss=noisy)[0])
 
+def test_large_checkpoints_are_written_seldom(tmp_path, monkeypatch):
+    "Writing that takes longer than the steps between is left out until the end; a run that breaks off in between comes to the same weights."
+    import time
+    from brainrecon.core import fit
+    whole, rows = train(tmp_path/'whole'); written, save = [], fit.save_checkpoint
+    def slow(folder, step, *args): written.append(step); time.sleep(.12); return save(folder, step, *args)
+    monkeypatch.setattr(fit, 'save_checkpoint', slow)
+    with pytest.raises(Stop): train(tmp_path/'parts', 37)
+    assert written == [10] and len((tmp_path/'parts/log.jsonl').read_text().splitlines()) == 3 and len(list_checkpoints(tmp_path/'parts')) == 1
+    again, rows_again = train(tmp_path/'parts'); assert written == [10, 20, 60] and same(whole, again) and rows == rows_again     # the first after a start is written: what it takes is not known yet
+    for f in ('log.jsonl', 'best.safetensors'): assert (tmp_path/'whole'/f).read_bytes() == (tmp_path/'parts'/f).read_bytes()
+
 def test_damaged_newest_falls_back(tmp_path):
     whole, _ = train(tmp_path/'whole')
     with pytest.raises(Stop): train(tmp_path/'parts', 35)

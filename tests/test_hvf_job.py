@@ -14,7 +14,7 @@ from brainrecon.data.pictures import load_pictures
 from brainrecon.decoders.hvf import HVF, samga
 from brainrecon.decoders.retrieval import load_decoder
 from brainrecon.jobs.decode import leave_out
-from brainrecon.jobs.hvf import (Fused, Seen, check_hvf, check_networks, fit_hvf, hvf_name, hvf_papers, hvf_settings, mistake_rows, parse_combinations, parse_sets, plan_hvf, posterior,
+from brainrecon.jobs.hvf import (Fused, Seen, check_hvf, check_networks, fit_hvf, gain_rows, hvf_name, hvf_papers, hvf_settings, mistake_rows, parse_combinations, parse_sets, plan_hvf, posterior,
     rule_of, rules, score_hvf, set_weights, sets_of, show_ablation, show_mistakes, show_weights)
 from brainrecon.jobs.parameters import find_job, read_yaml, resolve
 from brainrecon.jobs.predictions import load_predictions
@@ -183,6 +183,17 @@ def test_mistakes_are_counted(tmp_path):
     assert rows['wrong answers: same kind']['chance'] == pytest.approx(np.mean([(same[i].sum() - 1)/19 for i in (3, 5)])) and '0.100 of the answers' in rows['wrong answers: looks']['note']
     assert not mistake_rows([dict(result, query=z)], pics, 'toy', True) and show_mistakes([dict(result, query=z)], pics) is None and show_mistakes([result], pics) is not None
     assert list(mistake_rows([result], pics, 'toy', True, 200, categories={'nothing': 'x'})) and 'wrong answers: same kind' not in {r['measure'] for r in mistake_rows([result], pics, 'toy', True, 200, categories={'nothing': 'x'})}
+
+def test_gains_are_paired():
+    "A set added, another encoder, another mix: the mean of differences picture by picture, narrower than two intervals; controls take no part."
+    concepts = np.array([f'c{i}' for i in range(80)], object); gen = np.random.default_rng(1); hard = gen.random(80); hits = lambda level: (hard < level).astype(float)
+    plan = [f for f in plan_hvf([('a',), ('b',), ('a', 'b')], ['brain_mlp', 'eegnet'], ['sum', 'learned'], [0, 1])]; level = lambda f: .2 + .2*len(f.sets) + .1*(f.mix == 'learned') + .05*f.seed - .1*(f.backbone == 'eegnet')
+    results = [dict(name=f.name, control=f.control, concepts=concepts, scores=dict(hits={1: hits(0. if f.control else level(f))}, candidates=80)) for f in plan]
+    rows = {r['method']: r for r in gain_rows(plan, results, 'toy', True, 100)}; mean = lambda **k: np.mean([hits(level(f)).mean() for f in plan if not f.control and all(getattr(f, n) == v for n, v in k.items())])
+    assert list(rows) == ['HVF with a, eegnet instead of HVF with a', 'HVF with b, eegnet instead of HVF with b', 'a added to b', 'b added to a', 'a added to b, learned mix', 'b added to a, learned mix', 'HVF with a+b, learned mix instead of HVF with a+b',
+        'a added to b, eegnet', 'b added to a, eegnet', 'HVF with a+b, eegnet instead of HVF with a+b', 'a added to b, eegnet, learned mix', 'b added to a, eegnet, learned mix', 'HVF with a+b, eegnet, learned mix instead of HVF with a+b']
+    r = rows['b added to a']; assert np.isclose(r['value'], mean(sets=('a', 'b'), backbone='brain_mlp', mix='sum') - mean(sets=('a',), backbone='brain_mlp')) and 0 < r['low'] < r['value'] < r['high'] < 1 and r['n'] == 80 and r['seeds'] == [0, 1]
+    assert rows['HVF with a, eegnet instead of HVF with a']['high'] < 0 and not gain_rows(plan[:1], results[:1], 'toy', True)
 
 def test_figures_that_would_say_nothing(ablation):
     rows = ablation.scores()['rows']; assert show_ablation(rows) is not None and show_ablation([r for r in rows if r['method'] == 'HVF with meaning']) is None and show_ablation(rows, selection='nobody') is None and show_weights([]) is None

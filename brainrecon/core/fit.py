@@ -63,6 +63,7 @@ class Running:
     acc: Accelerator; model: torch.nn.Module; opt: object; ema: object; config: dict
     step: int = 0; seconds: float = 0.; stopped: str = ''; best: dict = None; history: list = None
     sums: dict = None; since: int = 0  # terms added up since the last row, and over how many steps
+    steps: int = 0; wrote: float = 0.; cost: float = 0.; kept: int = -1  # of the whole run; when the last checkpoint was written, what that took; the step of the best weights on disk
     def means(self):
         "The loss since the last row, and its terms if it has several."
         terms = {k: v/max(1, self.since) for k, v in self.sums.items()}; total = {'loss': sum(terms.values())}
@@ -181,7 +182,7 @@ def look(self:Fit,
         sign = 1 if mode == 'max' else -1
         if math.isfinite(now) and (s.best is None or sign*now > sign*s.best['value']):
             weights = {k: v.detach().cpu().clone() for k, v in self.smooth(s).state_dict().items()}
-            s.best = dict(step=s.step, value=now, weights=weights); self.keep_best(s)
+            s.best = dict(step=s.step, value=now, weights=weights)
         elif patience:
             since = 1 + sum(r['step'] > (s.best['step'] if s.best else 0) for r in s.history)
             if since >= patience: s.stopped = 'patience'
@@ -209,22 +210,24 @@ def score(self:Fit, s:Running, valid)->dict:
 
 @patch
 def keep_best(self:Fit, s:Running):
-    "Write the best weights so far."
-    if not (self.folder and s.acc.is_main_process and s.best): return
+    "Write the best weights so far, unless they are there."
+    if not (self.folder and s.acc.is_main_process and s.best and s.best['step'] != s.kept): return
     about = dict(name=self.name, step=s.best['step'], value=s.best['value'])
-    save_weights(self.folder/'best.safetensors', s.best['weights'], about)
+    save_weights(self.folder/'best.safetensors', s.best['weights'], about); s.kept = s.best['step']
 
 # %% ../../nbs/00_core/05_fit.ipynb #34e96192
 @patch
 def write(self:Fit, s:Running, row:dict):
-    "Append the row to log.jsonl and write a checkpoint."
-    chance = gather_object([random_state()])  # of every process
+    "Append the row to log.jsonl, and write the best weights and a checkpoint unless that would take more than a tenth of the time."
+    chance, now = gather_object([random_state()]), time.monotonic()  # of every process
+    due = s.step >= s.steps or s.stopped or s.cost < .1 or now - s.wrote >= 9*s.cost
     if s.acc.is_main_process:
         with open(writable(self.folder)/'log.jsonl', 'a') as f: f.write(json.dumps(row)+'\n')
-        state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history),
+        if not due: return s.acc.wait_for_everyone()
+        self.keep_best(s); state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history),
             chance=chance, model=self.model.state_dict(), opt=s.opt.optimizer.state_dict(),
             ema=s.ema.state_dict() if s.ema else None, scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
-        save_checkpoint(self.folder, s.step, state, s.config)
+        save_checkpoint(self.folder, s.step, state, s.config); s.wrote = time.monotonic(); s.cost = s.wrote - now
     s.acc.wait_for_everyone()
 
 # %% ../../nbs/00_core/05_fit.ipynb #28018071
@@ -320,7 +323,7 @@ def run(self:Fit,
     plan = dict(steps='any' if even else steps, monitor=[monitor, mode])
     with prepared(self.model, o) as acc, seeded(int(rng(o.seed, 'fit', acc.process_index).integers(2**31))):
         log = self.log if acc.is_main_process else None
-        s, scores = self.begin(acc, batches, plan, resume, lambda text: tell(log, text)), {}
+        s, scores = self.begin(acc, batches, plan, resume, lambda text: tell(log, text)), {}; s.steps = steps
         if s.step: tell(log, f'{self.name}  goes on from step {s.step}')
         progress, start = Progress(self.name, s.step, steps, log), time.monotonic()-s.seconds
         while s.step < steps and not s.stopped:

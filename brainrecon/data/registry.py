@@ -213,7 +213,9 @@ def plan_text(p:Plan, most:int=30)->str:
     sizes = [size_text(p.bytes)]*(len(p.unsized) < n or not n) + [f'{len(p.unsized)} of unknown size']*bool(p.unsized)
     if a.tool: out.append(f'  fetched by another library: {a.tool}')
     elif a.agreement: out.append(f'  {here} of {len(p.files)} files are here. Nothing is fetched: sign at the page above, put the files into the folder, then `brainrecon data verify {a.id}`.')
-    else: out.append(f'  {n} to fetch, {" and ".join(sizes)}; {here} here already.' + (' The disk has too little room.' if p.bytes > p.free else ''))
+    else:
+        count = [f'{n} to fetch, {" and ".join(sizes)}']*bool(p.files or not p.open) + ['how many more to fetch, and how large, the source alone can tell']*any(not x.endswith('does not list') for x in p.open)
+        out.append(f'  {"; ".join(count) or "nothing to fetch"}; {here} here already.' + (' The disk has too little room.' if p.bytes > p.free else ''))
     return '\n'.join(out)
 
 # %% ../../nbs/01_data/15_registry.ipynb #eaea6fb5

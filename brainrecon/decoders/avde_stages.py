@@ -29,7 +29,7 @@ from ..core.shelf import Shelf
 from ..data.trials import Trials
 from .drawing import pictures_at
 from .retrieval import known_unit, plainly, Decoder, Gallery, Scale, check_candidates, cosine, main_axes
-from ..encoders.door import eeg_encoder
+from ..encoders.door import eeg_encoder, flat_encoders
 from ..encoders.labram import Cut, LaBraM, labram_units, layer_groups, load_labram, max_windows
 from ..encoders.small import small_encoder, small_encoders
 from ..generators.vqvae import VQVAE, to_signed
@@ -52,7 +52,7 @@ def encoder_plan(
 )->tuple:          # (name, options)
     "Which encoder is meant, and with which options."
     if name == 'auto': name = 'labram' if kind == 'eeg' else 'mlp'
-    if kind == 'fmri': known(name, ['mlp'], 'encoder for fMRI')
+    if kind == 'fmri': known(name, flat_encoders, 'encoder for fMRI')
     if name == 'labram' and weights is None and not {'patch', 'width', 'depth', 'heads'} & set(options): options = small_labram(n_times) | options
     return name, dict(options)
 
@@ -63,7 +63,7 @@ def make_encoder(
 )->nn.Module:                # `b ...` -> `b d`
     "A fresh encoder."
     if name in small_encoders: return small_encoder(name, tuple(shape), n_outputs, **options)
-    return eeg_encoder(name, list(names), shape[1], n_outputs, **options)
+    return eeg_encoder(name, list(names), shape[1] if len(shape) > 1 else None, n_outputs, **options)
 
 def weights_mark(model:nn.Module)->str:
     "A fingerprint of the weights of a model."

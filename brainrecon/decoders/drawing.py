@@ -343,7 +343,7 @@ def show_drawings(
     n = max(counts.values()); fig, axes = chart(len(pics), n, n*size + 1., len(pics)*size + .3*(titles is not None))
     with figure_style():
         for i, (name, imgs) in enumerate(pics.items()):
-            for j, img in enumerate(imgs): tile(axes[i, j], img, shorter(str(titles[j]), int(11*size)) if titles is not None and i == len(pics)-1 else '')
+            for j, img in enumerate(imgs): tile(axes[i, j], img, shorter(str(titles[j]), int(9*size)) if titles is not None and i == len(pics)-1 else '')
             axes[i, 0].set_ylabel(name, rotation=0, ha='right', va='center', labelpad=6)
     fig.small = lambda limit=40_000: as_photo(fig, limit)
     return fig

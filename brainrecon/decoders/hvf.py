@@ -28,7 +28,7 @@ from ..data.pictures import Pictures
 from ..data.trials import Trials
 from .avde_stages import arrays_of, check_input, encoder_plan, weights_of
 from .retrieval import Decoder, Gallery, Scale, as_gallery, known_unit, main_axes
-from ..encoders.door import by_person, eeg_encoder, encoder_name
+from ..encoders.door import by_person, eeg_encoder, encoder_name, flat_encoders
 from ..encoders.frozen import frozen_sets
 
 # %% ../../nbs/06_decoders/06_hvf.ipynb #caba9379
@@ -184,7 +184,7 @@ def build(self:HVF, fusion:dict=None):
     "Make both sides for this recording, their first weights decided by the seed alone; `fusion`: sizes of one, as in a file."
     c, r = self.config, self.recording; shape = r['shape'] if self.axes is None else (len(self.axes),); n_times = shape[1] if len(shape) > 1 else None
     names, name, options = r['names'] if self.axes is None else [f'axis {i}' for i in range(len(self.axes))], encoder_name(c['encoder']), c['options']
-    if n_times is None and name not in (flat := ('brain_mlp', 'eeg_project', 'mlp')): raise ParameterError(f'encoder={name!r} for {"fMRI" if r["kind"] == "fmri" else "main axes of the response"}:', f'{", ".join(map(repr, flat[:2]))} or {flat[2]!r} was expected.', 'The others look for patterns along time, and there is no time axis.', 'Take one of the three' + ('.' if r['kind'] == 'fmri' else ', or leave `axes` out.'))
+    if n_times is None and name not in flat_encoders: raise ParameterError(f'encoder={name!r} for {"fMRI" if r["kind"] == "fmri" else "main axes of the response"}:', f'{", ".join(map(repr, flat_encoders[:-1]))} or {flat_encoders[-1]!r} was expected.', 'The others look for patterns along time, and there is no time axis.', 'Take one of the three' + ('.' if r['kind'] == 'fmri' else ', or leave `axes` out.'))
     if name == 'labram': name, options = encoder_plan(name, r['kind'], n_times, options)
     if name in by_person: options = dict(persons=len(r['people'])) | options
     with seeded(c['seed']):

@@ -37,7 +37,7 @@ def samples_left(
     "How many samples come out; a `ShapeError` if the epoch is too short for one."
     steps = [(l.kernel_size, l.stride) for l in layers if hasattr(l, 'kernel_size')]
     steps = [tuple(v[-1] if isinstance(v, tuple) else v for v in s) for s in steps]; n, least = n_times, 1
-    if n_times is None: raise ShapeError(f'n_times is None; {who}', 'needs a signal in time.', 'fMRI responses have none.', "Use the encoder 'mlp'.")
+    if n_times is None: raise ShapeError(f'n_times is None; {who}', 'needs a signal in time.', 'fMRI responses have none.', "Use 'mlp', 'brain_mlp' or 'eeg_project'.")
     for size, stride in steps: n = (n - size)//stride + 1 if n >= size else 0
     for size, stride in steps[::-1]: least = (least - 1)*stride + size
     if n < 1: raise ShapeError(f'{n_times} samples', f'are too few for {who}; {least} are the least.',

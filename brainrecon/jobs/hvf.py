@@ -6,9 +6,9 @@
 __all__ = ['posterior', 'rules', 'parse_sets', 'parse_combinations', 'Seen', 'check_wishes', 'check_networks', 'rule_of',
            'check_hvf', 'hvf_name', 'Fused', 'plan_hvf', 'hvf_settings', 'fit_hvf', 'score_hvf', 'rule_words',
            'people_hvf', 'mistake_rows', 'show_mistakes', 'set_weights', 'show_weights', 'sets_of', 'show_ablation',
-           'hvf_papers']
+           'gain_rows', 'hvf_papers']
 
-# %% ../../nbs/08_jobs/05h_hvf.ipynb #37611dbe
+# %% ../../nbs/08_jobs/05h_hvf.ipynb #e5a411ee
 import inspect, itertools, re, shutil, textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ..data.trials import Trials
 from ..decoders.drawing import show_drawings
 from ..decoders.hvf import HVF, embedding_gallery
 from ..decoders.retrieval import Gallery, known_unit, load_decoder, save_decoder, shuffle_pairs
-from ..encoders.door import eeg_encoders, encoder_name
+from ..encoders.door import eeg_encoders, encoder_name, flat_encoders
 from ..encoders.frozen import frozen_sets
 from ..encoders.given import check_options
 from .avde import Source, encoder_options
@@ -95,7 +95,7 @@ class Seen(Source):
     def galleries(self, recordings, log=print)->dict:
         sets = parse_sets(self.sets); return load_galleries(recordings, self.data, self.root, self.pictures, copies=self.copies, gallery=lambda pictures: embedding_gallery(pictures, sets), log=log)
 
-# %% ../../nbs/08_jobs/05h_hvf.ipynb #f8f725ad
+# %% ../../nbs/08_jobs/05h_hvf.ipynb #c9d8dce7
 def check_wishes(
     options:list,     # texts such as 'nice.dropout=.3'; without an encoder: for all
     backbones:list,   # that are run
@@ -103,7 +103,7 @@ def check_wishes(
 ):
     "Refuse options that nobody would read, and networks that read time where there is none."
     run = list(dict.fromkeys(encoder_name(b) for b in backbones)); number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
-    if axes and (odd := [b for b in run if b not in ('brain_mlp', 'mlp', 'eeg_project')]): raise ParameterError(f'axes={axes} with {odd[0]!r}:', 'a network that reads one list of numbers was expected.', 'Main axes have neither channels nor time.', "Say axes=0, or take 'brain_mlp', 'eeg_project' or 'mlp'.")
+    if axes and (odd := [b for b in run if b not in flat_encoders]): raise ParameterError(f'axes={axes} with {odd[0]!r}:', 'a network that reads one list of numbers was expected.', 'Main axes have neither channels nor time.', "Say axes=0, or take 'brain_mlp', 'eeg_project' or 'mlp'.")
     for text in options:
         m = re.fullmatch(r'\s*(?:(\w+)\.)?([A-Za-z_]\w*)\s*[=:]\s*(\S.*?)\s*', str(text))
         if not m: raise ParameterError(f'options: {text!r} is not understood;', '`encoder.name=value` was expected.', '', "Write options=['nice.dropout=.3'].")
@@ -126,7 +126,7 @@ def check_networks(
             d = HVF(b, options=encoder_options(options, encoder_name(b)), **(make or {}) | dict(width=8, hidden=8)); d.axes = range(d.config['axes']) if d.config['axes'] else None
             d.recording = dict(names=list(t.names), shape=t.x.shape[1:], widths=dict(part=1), people=['1'], kind=kind, sfreq=t.sfreq, unit=known_unit(t)); d.build()
 
-# %% ../../nbs/08_jobs/05h_hvf.ipynb #3aba3d47
+# %% ../../nbs/08_jobs/05h_hvf.ipynb #0509e298
 rules = dict(valid='held-out concepts', last='last', test='test score')   # what `metrics.protocols` calls them
 
 def rule_of(
@@ -155,7 +155,7 @@ def check_hvf(
     check_wishes(options, backbones, (make or {}).get('axes', 0))
     for b, m in itertools.product(backbones, mixes):
         HVF(b, mix=m, centre=centre if m != 'sum' and centre else None, **(make or {}))
-        if 'fmri' in kinds and encoder_name(b) not in ('brain_mlp', 'eeg_project', 'mlp'): raise ParameterError(f'backbones={list(backbones)!r} for fMRI:', "'brain_mlp', 'eeg_project' or 'mlp' was expected.", 'fMRI has no time axis.', 'Decode it in a run of its own.')
+        if 'fmri' in kinds and encoder_name(b) not in flat_encoders: raise ParameterError(f'backbones={list(backbones)!r} for fMRI:', "'brain_mlp', 'eeg_project' or 'mlp' was expected.", 'fMRI has no time axis.', 'Decode it in a run of its own.')
     if 'test' in rules_ and (source.train_on != 'others' or 'valid' not in rules_): raise ParameterError(f'rules={list(rules_)!r} with train_on={source.train_on!r}:', "'test' was expected only beside 'valid' and with train_on='others'.", 'An oracle means nothing alone; within a person the release takes the last epoch.', "Say rules=['valid', 'last'].")
     return sets, fused
 
@@ -358,6 +358,27 @@ def show_ablation(
         ax.set_yticks(range(len(names)), names); ax.set_ylim(len(names) - .5, -.5); ax.set_xticks([]); ax.tick_params(length=0)
         for s in ax.spines.values(): s.set_visible(False)
     return fig
+
+# %% ../../nbs/08_jobs/05h_hvf.ipynb #291a7a21
+def gain_rows(
+    fits:list, results:list,   # of `Fused`; what came of them, in the same order, from `score_hvf`
+    what:str, simulated:bool, draws:int=2000, **about,
+)->list:                       # rows for scores.json
+    "How much more is named right with one set more, or with another brain encoder or mix than the first: differences picture by picture."
+    groups = {}
+    for f, r in zip(fits, results):
+        if not f.control: groups.setdefault((f.sets, f.backbone, f.mix), []).append((f, r))
+    pairs, keys = [], list(groups)
+    for k in keys:
+        sets, backbone, mix = k; first = next(j for j in keys if j[0] == sets); end = hvf_name(('',), backbone) + f', {mix} mix'*(mix != 'sum')
+        for s in sets:
+            rest = tuple(n for n in sets if n != s); less = next((j for j in keys if j[:2] == (rest, backbone) and (j[2] == mix or len(rest) == 1)), None)
+            if less: pairs.append((f'{s} added to {"+".join(rest)}' + end.removeprefix('HVF with '), k, less))
+        if k != first: pairs.append((f'{groups[k][0][0].name} instead of {groups[first][0][0].name}', k, first))
+    hits, one = {k: np.mean([r['scores']['hits'][1] for _, r in v], 0) for k, v in groups.items()}, next(iter(groups.values()), [(None, {})])[0][1]
+    rows = [(text, scored(hits[more] - hits[less], 0., units=one['concepts'], draws=draws), more) for text, more, less in pairs]
+    return [dict(what=f'{text}, {what}', measure='gain in top1', **{n: b[n] for n in ('value', 'low', 'high', 'n', 'over')}, chance=0., note='difference picture by picture', better='higher', seeds=[f.seed for f, _ in groups[more]],
+        control=False, simulated=simulated, method=text, **about) for text, b, more in rows]
 
 # %% ../../nbs/08_jobs/05h_hvf.ipynb #250dd22b
 def hvf_papers(
