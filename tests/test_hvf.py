@@ -2,16 +2,18 @@
 import os, re, signal, subprocess, sys, textwrap
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from brainrecon.alignment.fusion import FusionEncoder
 from brainrecon.alignment.targets import Standardise
-from brainrecon.core.checks import LeakError, ParameterError, ReconError, ShapeError, UnknownError, seeded
-from brainrecon.data.pictures import load_pictures
+from brainrecon.core.checks import FolderError, LeakError, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
+from brainrecon.data.pictures import Pictures, load_pictures
 from brainrecon.data.trials import Trials
 from brainrecon.encoders.door import eeg_encoders
 from brainrecon.encoders.frozen import frozen_sets
 from brainrecon.decoders.hvf import HVF, Numbered, Resident, embedded_sets, embedding_gallery, samga, smoothed
+from brainrecon.jobs.hvf import parse_sets
 from brainrecon.decoders.retrieval import ContrastiveDecoder, Gallery, RidgeDecoder, cosine, decoders, load_decoder, shuffle_pairs
 from brainrecon.metrics.retrieval import retrieve
 
@@ -222,10 +224,28 @@ def test_gallery_of_imported_features(tmp_path):
     import_features(tmp_path/'z.npy', p, model='none', weights='none', preprocessing='none', normalised=False, order='pictures', at=tmp_path/'kept', log=None)
     g = embedding_gallery(p, {'layer 20': tmp_path/'kept', 'same': (tmp_path/'kept', 'pooled'), 'look': 'lite0:block2@4'}, log=None)
     assert list(g.widths) == ['layer 20', 'same', 'look'] and np.array_equal(g.parts['layer 20'], z.reshape(20, 6)) and np.array_equal(g.parts['same'], z.reshape(20, 6)) and np.array_equal(g.parts['look'], np.asarray(features(p, 'lite0', 'block2@4')).reshape(20, -1))
-    with pytest.raises(ReconError): embedding_gallery(load_pictures('valid')[:19], {'a': tmp_path/'kept'}, log=None)        # other pictures
+    part = p[np.array([7, 3])]; assert np.array_equal(embedding_gallery(part, {'a': tmp_path/'kept'}).z, z.reshape(20, 6)[[7, 3]])     # rows follow the pictures
+    with pytest.raises(UnknownError, match='not have been taken in'): embedding_gallery(load_pictures('valid')[:21], {'a': tmp_path/'kept'}, log=None)        # other pictures
     for bad in ([], ['lite0'], [3], dict(a=('lite0', 'pooled', 4))):
         with pytest.raises(ParameterError): embedding_gallery(p, bad)
     with pytest.raises(ParameterError, match='Pictures'): embedding_gallery(g, embedded_sets)
+
+def test_imported_features_of_several_sides_are_one_set(tmp_path):
+    "A job needs features to learn from, to choose by and of the candidates: imports of several files in one folder serve all of them; imports that differ are refused."
+    from brainrecon.alignment.imported import import_features, imported_features
+    said = dict(model='none', weights='none', preprocessing='none', normalised=False, order='pictures', log=None); sides = {s: load_pictures(s) for s in ('valid', 'test')}; z = {}
+    for s, pics in sides.items(): z[s] = np.random.default_rng(len(s)).normal(size=(len(pics), 6)).astype('float32'); np.save(tmp_path/f'{s}.npy', z[s]); import_features(tmp_path/f'{s}.npy', pics, at=tmp_path/'own'/s, **said)
+    for s, pics in sides.items(): assert np.array_equal(embedding_gallery(pics, parse_sets([f'own={tmp_path/"own"}'])).z, z[s])
+    (tmp_path/'own/test/ids.json').write_text((tmp_path/'own/valid/ids.json').read_text())
+    with pytest.raises(FolderError, match='other rows'): imported_features(tmp_path/'own', sides['test'])
+    (tmp_path/'own/test/ids.json').unlink()
+    with pytest.raises(FolderError, match='whose rows'): imported_features(tmp_path/'own', sides['test'])
+    import_features(tmp_path/'test.npy', sides['test'], at=tmp_path/'own'/'test', **said); assert np.array_equal(imported_features(tmp_path/'own', sides['test'])['pooled'], z['test'])     # taken in again
+    np.save(tmp_path/'wide.npy', np.ones((2, 7), 'float32')*np.arange(1, 3)[:, None]); import_features(tmp_path/'wide.npy', load_pictures('train')[:2], at=tmp_path/'own'/'wide', **said)
+    a, b = sides['valid'][:1], load_pictures('train')[:2]; mixed = Pictures(np.concatenate([a.img, b.img]), pd.concat([a.table, b.table], ignore_index=True))
+    with pytest.raises(ShapeError, match='wide'): imported_features(tmp_path/'own', mixed)
+    import_features(tmp_path/'valid.npy', sides['valid'], at=tmp_path/'own'/'again', **said)
+    with pytest.raises(ValuesError, match='stands in'): imported_features(tmp_path/'own', sides['test'])
 
 def test_a_name_that_is_nearly_one_of_the_published_sets():
     p = load_pictures('valid')[:2]

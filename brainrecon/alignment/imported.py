@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['part_name', 'parquet_parts', 'content_of', 'read_rows', 'read_parquet', 'check_rows', 'row_places', 'import_features',
-           'cosines', 'why_apart', 'agree']
+           'imported_ids', 'imported_features', 'cosines', 'why_apart', 'agree']
 
-# %% ../../nbs/03_alignment/00a_imported.ipynb #b1988ce1
+# %% ../../nbs/03_alignment/00a_imported.ipynb #0e14c387
 import hashlib, importlib, json, re
 from pathlib import Path
 import numpy as np
 from .feature_cache import FeatureShelf, picture_marks, unit_rows
 from ..core.checks import FileError, FolderError, MissingExtra, ParameterError, ShapeError, UnknownError, ValuesError, folder, known
-from ..core.files import load_arrays, plain, sha256
+from ..core.files import load_arrays, load_json, plain, save_json, sha256
 from ..core.readers import read_dict, read_npy
 from ..data.pictures import Pictures
 
@@ -115,7 +115,7 @@ def row_places(
     if gone := [k for k in names if k not in pos]: raise UnknownError(f'{len(gone)} of {len(names)} pictures are not in {label}, the first {gone[0]!r};', f'its rows are named like {order[0]!r}.', 'Names of files and ids of pictures differ by an ending or a folder.', 'Rename the ids so that they equal `pictures.table.picture`.')
     return np.array([pos[k] for k in names])
 
-# %% ../../nbs/03_alignment/00a_imported.ipynb #328c6772
+# %% ../../nbs/03_alignment/00a_imported.ipynb #7c3f32c5
 def import_features(
     path,               # a file of features, see `read_rows`
     pictures,           # `Pictures` that they belong to
@@ -142,7 +142,39 @@ def import_features(
     about = dict(encoder=model, tag=weights, weights='', preprocessing=preprocessing, normalised=bool(normalised), dtype=dtype, provenance='imported', file=parquet_parts(path)[0].name, **content_of(path), key=key, **picture_marks(pictures))
     if at is None: at = folder('cache', 'features')/f"imported-{''.join(c if c.isalnum() else '-' for c in model)}-{hashlib.sha256(json.dumps(plain(about), sort_keys=True).encode()).hexdigest()[:16]}"
     make = lambda i, j, names: {layer: np.asarray(z[rows[i:j]]).astype(dtype)}
-    return FeatureShelf(at, about, len(pictures), rebuild).fill([layer], make, 1024, what=f'taking in {path.name}', unit='rows', log=log)[layer]
+    out = FeatureShelf(at, about, len(pictures), rebuild).fill([layer], make, 1024, what=f'taking in {path.name}', unit='rows', log=log)[layer]
+    save_json(Path(at)/'ids.json', pictures.table.picture.tolist()); return out
+
+# %% ../../nbs/03_alignment/00a_imported.ipynb #ea733881
+def imported_ids(shelf:FeatureShelf)->list:
+    "Whose rows an import holds, in their order."
+    ids, label = shelf.path/'ids.json', f'{shelf.path.parent.name}/{shelf.path.name}'; names = load_json(ids) if ids.is_file() else None
+    if names is None or hashlib.sha256('\n'.join(map(str, names)).encode()).hexdigest()[:12] != shelf.about.get('order'): raise FolderError(f'{label} ' + ('does not say whose rows it holds;' if names is None else 'holds other rows than its ids.json says;'),
+        'a folder of `import_features` was expected.', 'It may hold computed features, or was changed by hand.', 'Take the file in again, with `rebuild=True`.')
+    return names
+
+def imported_features(
+    path,               # a folder of `import_features`, or one with several of them, such as `train` and `test`
+    pictures:Pictures,
+    layers:list=None,   # which arrays; all if None
+)->dict:                # name -> `b d`, float32
+    "Imported features of these pictures, found by their ids."
+    path = Path(path).expanduser(); homes = [path] if (path/'shelf.json').is_file() else sorted(p.parent for p in path.glob('*/shelf.json'))
+    if not homes: raise FolderError(f'{path.parent.name}/{path.name} holds no imported features;', 'a folder of `import_features` was expected, or one with several of them.', 'Files of others are taken in first.', 'Call `import_features(file, pictures, ..., at=folder)`.')
+    shelves = [FeatureShelf(p) for p in homes]; said = [{k: s.about.get(k) for k in ('encoder', 'tag', 'preprocessing', 'normalised')} for s in shelves]; where = {}
+    for i, (home, s) in enumerate(zip(homes, shelves)):
+        if odd := {k: (v, said[0][k]) for k, v in said[i].items() if v != said[0][k]}: raise ValuesError(f'{home.name} and {homes[0].name} of {path.name} differ in ' + ', '.join(f'{k} ({a!r}, {b!r})' for k, (a, b) in odd.items()) + ';', 'imports stated alike were expected.', 'A decoder that learns from one and is tested with the other may fall to chance.', 'Put them into folders of their own.')
+        for j, name in enumerate(imported_ids(s)):
+            if name in where: raise ValuesError(f'{name!r} stands in {homes[where[name][0]].name} and in {home.name} of {path.name};', 'each picture was expected once.', '', 'Remove one of them.')
+            where[name] = i, j
+    if gone := [n for n in pictures.table.picture if n not in where]: raise UnknownError(f'{len(gone)} of {len(pictures)} pictures are not in {path.name}, the first {gone[0]!r};', f'it holds {len(where)} in {", ".join(h.name for h in homes)}.', 'The test, or training, may not have been taken in.', 'Take in the file of these pictures too, beside the others.')
+    at, out = np.array([where[n] for n in pictures.table.picture]).reshape(-1, 2), {}
+    for l in layers or shelves[0].names:
+        for i in np.unique(at[:, 0]):
+            rows = shelves[i][l][at[at[:, 0] == i, 1]].astype('float32'); z = out.setdefault(l, np.empty((len(at), *rows.shape[1:]), 'float32'))
+            if rows.shape[1:] != z.shape[1:]: raise ShapeError(f'{l!r} of {homes[i].name} has rows of shape {rows.shape[1:]};', f'{z.shape[1:]} was expected, as in the others.', '', 'Compare the files.')
+            z[at[:, 0] == i] = rows
+    return out
 
 # %% ../../nbs/03_alignment/00a_imported.ipynb #d4c4d6ac
 def cosines(a, b)->np.ndarray:  # `b`

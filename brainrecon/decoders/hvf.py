@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..alignment.contrast import info_nce
-from ..alignment.feature_cache import features, stored_features
+from ..alignment.feature_cache import features
 from ..alignment.fusion import FusionEncoder, mmd, ubp_loss
+from ..alignment.imported import imported_features
 from ..alignment.targets import Standardise
 from ..core.batches import Batches, whole_number
 from ..core.checkpoint import fill
@@ -43,7 +44,7 @@ def read_sets(
     out = {}
     for name, what in (sets if isinstance(sets, dict) else {str(s): s for s in sets}).items():
         if isinstance(what, (tuple, list)) and len(what) == 2: out[name] = tuple(what)
-        elif isinstance(what, (str, Path)) and (Path(what).expanduser()/'shelf.json').is_file(): out[name] = Path(what).expanduser(), None
+        elif isinstance(what, (str, Path)) and ((at := Path(what).expanduser())/'shelf.json').is_file() or isinstance(what, (str, Path)) and any(at.glob('*/shelf.json')): out[name] = at, None
         elif what in frozen_sets: out[name] = frozen_sets[what][:2]
         elif isinstance(what, str) and ':' in what.strip(':'): out[name] = what.rsplit(':', 1)[0], what.rsplit(':', 1)[1]
         else: raise ParameterError(f'{what!r} stands for a set of features;', f"'encoder:layer', a pair of both, a folder of imported features, or a name of Brain-HIVE ({', '.join(frozen_sets)}) was expected.", 'The part after the last colon is the layer.', like_set(what) or "Write 'lite0:pooled', say.")
@@ -64,7 +65,7 @@ def embedding_gallery(
     if not isinstance(pictures, Pictures): raise ParameterError(f'`pictures` is of type {type(pictures).__name__};', '`Pictures` were expected.', 'Features are computed from pictures, and found by their names.', 'Give one set of pictures, such as `load_pictures("train")`.')
     want = read_sets(sets); parts, layers = {}, {}
     for encoder, layer in want.values(): layers.setdefault(encoder, []).append(layer)
-    made = {e: stored_features(e, [l for l in ls if l] or None, pictures) if isinstance(e, Path) else features(pictures, e, list(dict.fromkeys(ls)), **options) for e, ls in layers.items()}
+    made = {e: imported_features(e, pictures, [l for l in ls if l] or None) if isinstance(e, Path) else features(pictures, e, list(dict.fromkeys(ls)), **options) for e, ls in layers.items()}
     for name, (encoder, layer) in want.items():
         if layer is None and len(made[encoder]) != 1: raise ParameterError(f'the folder of {name!r} holds {len(made[encoder])} arrays: {", ".join(made[encoder])};', 'one was expected.', '', f'Give the pair: {{{name!r}: (folder, {next(iter(made[encoder]))!r})}}.')
         parts[name] = made[encoder][layer or next(iter(made[encoder]))].reshape(len(pictures), -1)
