@@ -2,7 +2,7 @@
 import json, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
-import nbformat, numpy as np, pandas as pd, pytest
+import nbformat, numpy as np, pandas as pd, pytest, yaml
 from browser import find_browser
 from brainrecon.core.checks import FileError, FolderError, ParameterError, ShapeError, UnknownError, ValuesError
 from brainrecon.core.files import load_json, save_arrays, save_json
@@ -369,3 +369,11 @@ def test_in_a_browser(report, chrome, width, mode):
     tab = chrome.new_page(viewport=dict(width=width, height=900), color_scheme=mode); tab.goto((report[0]/'page'/'report.html').as_uri())
     over, broken, paper = tab.evaluate('[document.documentElement.scrollWidth - innerWidth, [...document.images].filter(i => !i.naturalWidth).length, getComputedStyle(document.body).backgroundColor]'); tab.close()
     level = np.mean([float(x) for x in paper[4:-1].split(',')[:3]]); assert over <= 0 and not broken and (level < 60 if mode == 'dark' else level > 200)
+
+kept = {p.stem: load_json(p) for p in sorted((Path(__file__).parents[1]/'nbs/08_jobs/results').glob('*.json'))}
+
+@pytest.mark.parametrize('name', [n for n, k in kept.items() if k['recipe']])
+def test_kept_results_are_of_their_recipe(name):
+    "A recipe that was changed since would promise numbers that it does not give."
+    recipe = Path(__file__).parents[1]/f'nbs/08_jobs/recipes/{kept[name]["recipe"]}.yml'; wanted = {k: v['value'] for k, v in yaml.safe_load(recipe.read_text())['parameters'].items() if k in kept[name]['values']}
+    assert wanted and {k: kept[name]['values'][k] for k in wanted} == wanted
