@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['part_name', 'parquet_parts', 'content_of', 'read_rows', 'read_parquet', 'check_rows', 'row_places', 'import_features',
-           'imported_ids', 'imported_features', 'cosines', 'why_apart', 'agree']
+           'imported_ids', 'told_import', 'imported_features', 'cosines', 'why_apart', 'agree']
 
 # %% ../../nbs/03_alignment/00a_imported.ipynb #0e14c387
 import hashlib, importlib, json, re
@@ -152,6 +152,13 @@ def imported_ids(shelf:FeatureShelf)->list:
     if names is None or hashlib.sha256('\n'.join(map(str, names)).encode()).hexdigest()[:12] != shelf.about.get('order'): raise FolderError(f'{label} ' + ('does not say whose rows it holds;' if names is None else 'holds other rows than its ids.json says;'),
         'a folder of `import_features` was expected.', 'It may hold computed features, or was changed by hand.', 'Take the file in again, with `rebuild=True`.')
     return names
+
+def told_import(
+    path,    # as for `imported_features`
+)->str:
+    "What was stated of imported features, for a report."
+    path = Path(path).expanduser(); about = FeatureShelf(path if (path/'shelf.json').is_file() else next(p.parent for p in sorted(path.glob('*/shelf.json')))).about
+    return f'imported from {path.name}: {about["encoder"]}, weights {about["tag"]}, preprocessing {about["preprocessing"]}'
 
 def imported_features(
     path,               # a folder of `import_features`, or one with several of them, such as `train` and `test`

@@ -333,7 +333,7 @@ def run(self:Fit,
             progress.step(s.step, seen*acc.num_processes, lr, terms, scores)
         progress.close()
         if s.stopped: tell(log, f'{self.name}  stopped at step {s.step}: no better {monitor} lately')
-        best = s.best['weights'] if restore_best and s.best else self.smooth(s).state_dict()
+        best = s.best['weights'] if restore_best and s.best else self.smooth(s).state_dict(); self.top = s.best   # step, value and weights of the best look
         fill(self.model, best); self.model.eval()
     s.history.seconds, s.history.stopped = s.seconds, s.stopped or 'steps'
     s.history.best = {k: v for k, v in s.best.items() if k != 'weights'} if s.best else None

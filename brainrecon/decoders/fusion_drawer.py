@@ -9,6 +9,7 @@ __all__ = ['fusion_folder', 'fusion_files', 'to_pictures', 'to_latents', 'check_
            'prior_folder', 'keep_fusion', 'packaged_mark', 'load_fusion_drawer', 'back_fusion']
 
 # %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #b605a826
+import inspect
 from pathlib import Path
 import numpy as np
 import torch
@@ -105,6 +106,7 @@ def packaged_fusion(
 )->tuple:       # (TinyAutoencoder, FusionPrior, Standardise, card)
     "Autoencoder, prior and scale that come with the library, compared with their card."
     at = fusion_folder if at is None else Path(at).expanduser(); absent = [f for f in ('card.json', *fusion_files) if not (at/f).is_file()]
+    if absent and (at/'packed'/'card.json').is_file(): raise MissingWeights(f'{at.name!r} is a run folder;', 'the folder of its prior was expected.', 'A job packs what it taught into a folder of its own.', f'Give {at.name}/packed.')
     if absent: raise MissingWeights(f'{", ".join(absent)} of the embedded Fusion Prior are absent;' if at == fusion_folder else f'{at.name!r} lacks {", ".join(absent)};', f'card.json, {", ".join(fusion_files)} were expected.', 'They come with the package, or are made by its job.', 'Install the package again, or type `brainrecon run build/04_fusion_prior`.')
     card = load_json(at/'card.json'); said = card.get('files', {}) if isinstance(card, dict) else {}
     if set(fusion_files) - set(said) or not isinstance(card.get('concepts'), list) or not isinstance(card.get('sets'), dict): raise CheckpointError('card.json does not describe a Fusion Prior;', '`files`, `concepts` and `sets` were expected.', 'It was changed, or another program wrote it.', 'Write it with `pack_fusion`.')
@@ -135,6 +137,7 @@ class FusionDrawer(Drawer):
             autoencoder, prior, scale, card = packaged_fusion(prior)
         if autoencoder is None: raise ParameterError('a prior was given without an autoencoder;', 'both were expected.', 'What a prior draws are the latents of one autoencoder.', 'Give the one that it was trained with.')
         check_pair(autoencoder, prior); self.prior, self.autoencoder, self.scale, self.card = prior.freeze(), autoencoder.eval().requires_grad_(False), scale, dict(card or {})
+        for k in align or {}: known(k, inspect.signature(HVF).parameters, 'option of the brain side')
         self.config = dict(encoder=encoder, options=dict(options or {}), align=dict(align or {}), seed=seed); self.hvf, self.given, self.folder, self.device, self.log, self.account = None, hvf, folder, device, log, {}
         self.how = fusion_defaults(prior) | dict(adapter=True, norm='own') | self.card.get('sampling', {}); self.how = self.how_to_draw(dict(sampling or {}, adapter=adapter, norm=norm))
     @property

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['embedded_sets', 'samga', 'read_sets', 'like_set', 'embedding_gallery', 'Pair', 'check_hvf', 'HVF', 'same_sets',
-           'Resident', 'Numbered', 'Watched', 'smoothed']
+           'Resident', 'Numbered', 'smoothed']
 
 # %% ../../nbs/06_decoders/06_hvf.ipynb #c9a9f3b4
 import copy, difflib, inspect, math, re
@@ -44,7 +44,7 @@ def read_sets(
     out = {}
     for name, what in (sets if isinstance(sets, dict) else {str(s): s for s in sets}).items():
         if isinstance(what, (tuple, list)) and len(what) == 2: out[name] = tuple(what)
-        elif isinstance(what, (str, Path)) and ((at := Path(what).expanduser())/'shelf.json').is_file() or isinstance(what, (str, Path)) and any(at.glob('*/shelf.json')): out[name] = at, None
+        elif isinstance(what, Path) or isinstance(what, str) and what and ((at := Path(what).expanduser()).is_absolute() or at.exists()): out[name] = Path(what).expanduser(), None
         elif what in frozen_sets: out[name] = frozen_sets[what][:2]
         elif isinstance(what, str) and ':' in what.strip(':'): out[name] = what.rsplit(':', 1)[0], what.rsplit(':', 1)[1]
         else: raise ParameterError(f'{what!r} stands for a set of features;', f"'encoder:layer', a pair of both, a folder of imported features, or a name of Brain-HIVE ({', '.join(frozen_sets)}) was expected.", 'The part after the last colon is the layer.', like_set(what) or "Write 'lite0:pooled', say.")
@@ -228,11 +228,6 @@ class Numbered(Batches):
     def __init__(self, n:int, steps:int, **how): super().__init__(np.arange(n), **how); self.steps = steps
     def part(self, step, i=0, n=1): (rows,), share = super().part(step, i, n); return (rows, torch.tensor(step/max(1, self.steps - 1))), share
 
-class Watched(Fit):
-    "A run that hands out its best weights beside its last ones."
-    top = None
-    def keep_best(self, s): super().keep_best(s); self.top = s.best
-
 # %% ../../nbs/06_decoders/06_hvf.ipynb #fd444e89
 def smoothed(
     x:Tensor,     # `b c t`
@@ -283,7 +278,7 @@ def run_stage(self:HVF, held:Resident, stage:int, updates, lr:float, folder, log
     c, data = self.config, self.data; self.stage, n = stage, len(data.at); how = dict(batch_size=min(c['batch_size'], n), seed=c['seed'], drop_last=True); each = len(Batches(np.arange(n), **how)); steps = updates(each)
     at = None if folder is None else Path(folder)/f'stage-{stage + 1}' if c['fine_epochs'] else folder
     about = {} if folder is None else dict(config=c, recording=self.recording, data=array_hash(dict(x=data.x.cpu().numpy(), at=data.at.cpu().numpy(), **{n: v.cpu().numpy() for n, v in data.parts.items()})), stage=stage)
-    run = Watched(self.model, self.loss, folder=at, log=log, about=about, name=f"hvf seed {c['seed']}" + f', stage {stage + 1}'*bool(c['fine_epochs']), seed=c['seed'], device=device, lr=lr, **{k: c[k] for k in ('weight_decay', 'clip', 'precision')}, betas=tuple(c['betas']))
+    run = Fit(self.model, self.loss, folder=at, log=log, about=about, name=f"hvf seed {c['seed']}" + f', stage {stage + 1}'*bool(c['fine_epochs']), seed=c['seed'], device=device, lr=lr, **{k: c[k] for k in ('weight_decay', 'clip', 'precision')}, betas=tuple(c['betas']))
     h = run.run(Numbered(n, steps, **how), steps, valid=lambda m: self.scores(m, held), every=min(each, steps), monitor=c['monitor'], mode='min' if c['monitor'] == 'loss' else 'max', restore_best=False)
     for row in h: row.update(epoch=row['step']/each, stage=stage + 1)
     return h, run.top

@@ -43,7 +43,7 @@ class Gallery:
     def rows(self, pictures)->np.ndarray:  # positions of these pictures
         pos = {p: i for i, p in enumerate(self.pictures)}
         gone = [p for p in pictures if p not in pos]
-        if gone: known(gone[0], self.pictures, 'picture')
+        if gone: raise UnknownError(f'{len(gone)} of {len(pictures)} pictures are not in the gallery, the first {gone[0]!r};', f'it holds {len(self)}, such as {self.pictures[0] if self.pictures else None!r}.', 'Training, validation and test have a gallery each.', 'Add that of the other side: `gallery + other`.')
         return np.array([pos[p] for p in pictures], int)
     def of(self, trials:Trials)->np.ndarray: return self.z[self.rows(trials.pictures)]   # `b d`
     @property

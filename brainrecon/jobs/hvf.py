@@ -50,7 +50,7 @@ def parse_sets(
         encoder, is_layer, layer = what.rpartition(':'); folder = Path(what).expanduser()
         if what in frozen_sets: out[name] = tuple(frozen_sets[what][:2])
         elif folder.is_absolute() or what.startswith('~'):
-            if not folder.is_dir(): raise FolderError(f'sets: there is no folder {what!r};', 'one with imported features was expected.', 'See `alignment.imported`.', 'Check the path.')
+            if not folder.is_dir(): raise FolderError(f'sets: {what!r} is a file;' if folder.is_file() else f'sets: there is no folder {what!r};', 'a folder with imported features was expected.', 'Files of others are taken in first.', 'Check the path, or call `import_features(file, pictures, ..., at=folder)`.')
             out[name] = folder
         elif is_layer and encoder: out[name] = (encoder, layer)
         else: known(what, [*frozen_sets, 'ENCODER:LAYER', '/a/folder'], 'set of features')
@@ -113,6 +113,7 @@ def check_wishes(
         usual = {p.name: p.default for part in (kind, *getattr(kind, 'more_options', ())) for p in inspect.signature(part).parameters.values()}
         for k, v in own.items():
             want = 'a number' if number(usual[k]) and not number(v) else f'{len(usual[k])} numbers' if isinstance(usual[k], tuple) and not (isinstance(v, (list, tuple)) and len(v) == len(usual[k]) and all(map(number, v))) else 'True or False' if isinstance(usual[k], bool) and not isinstance(v, bool) else ''
+            if not want and 'drop' in k and number(v) and not 0 <= v < 1: want = 'a share from 0 to below 1'
             if want: raise ParameterError(f'options: {name}.{k}={v!r};', f'{want} was expected.', 'Another kind of value would stop the network only when it is built.', f"Write options=['{name}.{k}={usual[k]}'], or another of that kind.")
 
 def check_networks(
@@ -147,6 +148,7 @@ def check_hvf(
     "Refuse values that cannot give an honest run, before anything is computed."
     kinds = source.kinds if source.data == 'embedded' else [data_sets[known(source.data, ['embedded', *data_sets], 'data')].kind]
     check_plan(kinds, source.subjects, ['ridge'], seeds, window=source.window, draws=draws, data=source.data)
+    if source.train_on == 'others' and len(source.subjects) < 2: raise ParameterError(f"subjects={list(source.subjects)!r} with train_on='others':", 'two people or more were expected.', 'Each in turn is left out, and the others are learned from.', 'Give subjects=[1, 2, 3], say.')
     sets = parse_sets(source.sets); fused = parse_combinations(list(combinations), sets)
     for name, values in (('backbones', backbones), ('mixes', mixes), ('rules', rules_)):
         if not values or len(set(values)) != len(values): raise ParameterError(f'{name}={list(values)!r}:', 'one or more different names were expected.', '', f'Give {name} as a list without repeats.')

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from ..alignment.feature_cache import check_asked, features, picture_marks, stored_features
+from ..alignment.feature_cache import check_asked, features, picture_marks
+from ..alignment.imported import imported_features
 from ..alignment.fusion import FusionEncoder
 from ..core.batches import whole_number
 from ..core.checks import FileError, FolderError, ParameterError, ShapeError, check_finite, folder, known, rng, seeded
@@ -133,7 +134,7 @@ def set_parts(
     "What the encoders say of these pictures, computed once."
     want = read_sets(sets); layers = {}
     for encoder, layer in want.values(): layers.setdefault(encoder, []).append(layer)
-    made = {e: stored_features(e, [l for l in ls if l] or None, pictures) if isinstance(e, Path) else features(pictures, e, list(dict.fromkeys(ls)), device=device, log=log) for e, ls in layers.items()}
+    made = {e: imported_features(e, pictures, [l for l in ls if l] or None) if isinstance(e, Path) else features(pictures, e, list(dict.fromkeys(ls)), device=device, log=log) for e, ls in layers.items()}
     return {n: (z := made[e][l or next(iter(made[e]))]).reshape(len(z), -1) for n, (e, l) in want.items()}
 
 scale_on = 10_000     # training pictures that settle the scale, at most
@@ -294,7 +295,8 @@ def check_encoders(
     layers = {}
     for encoder, layer in read_sets(sets).values(): layers.setdefault(encoder, []).append(layer)
     for e, ls in layers.items():
-        if not isinstance(e, Path): check_asked(pictures, e, ls, 160, 'float32', None, device)
+        if isinstance(e, Path): imported_features(e, pictures[:1], [l for l in ls if l] or None)
+        else: check_asked(pictures, e, ls, 160, 'float32', None, device)
 
 # %% ../../nbs/08_jobs/05j_hvf_prior.ipynb #34c84744
 def held_errors(
