@@ -37,7 +37,7 @@ def test_golden(path):
     if path is None: pytest.skip(f'no golden files: neither BRAINRECON_GOLDENS nor the folder {folder.parent.name}/{folder.name} beside the project holds any')
     t, meta = read(path); check = case_of(path.stem, meta)
     if check is None: pytest.skip('not yet covered')
-    run_case(check, t, meta)
+    run_case(check, t, {**meta, 'file': path})
 
 def run_case(check, t, meta):
     "One case; then nothing that was expected may be left unread."

@@ -96,21 +96,25 @@ class Encoder(nn.Module, ABC):
 # %% ../../nbs/02_encoders/00_vision.ipynb #f0214ea8
 def fields(
     maps,          # `b d h w`
-    grid:int=1,    # fields along each side; 0 keeps the maps
-)->torch.Tensor:   # `b d`, `b d grid grid` or `b d h w`
+    grid=1,        # fields along each side; 0 keeps the maps; 'tokens' or 'tokens4': a row with the mean of all first, then every place, or 4 x 4 fields
+)->torch.Tensor:   # `b d`, `b d grid grid`, `b d h w`, or `b n d`
     "Maps averaged over fields of the picture."
+    if isinstance(grid, str):
+        parts = F.adaptive_avg_pool2d(maps, n) if (n := int(grid[6:] or 0)) else maps
+        return torch.cat([reduce(maps, 'b d h w -> b 1 d', 'mean'), rearrange(parts, 'b d h w -> b (h w) d')], 1)
     if grid == 0: return maps
     return reduce(maps, 'b d h w -> b d', 'mean') if grid == 1 else F.adaptive_avg_pool2d(maps, grid)
 
 def layer_part(
-    text:str,      # such as 'block2', or 'block2@4' for means over 4 x 4 fields
+    text:str,      # such as 'block2', 'block2@4' for means over 4 x 4 fields, 'block2@tokens' or 'block2@tokens4' for a row of tokens
     layers,        # of the encoder
     grid:int=1,    # where the text names none
 )->tuple:          # (name, grid)
     "Which layer is meant, and over how many fields a side it is averaged."
-    name, at, own = str(text).partition('@'); known(name, [*layers, 'pixels'], 'layer')
-    if at and not (own.isdigit() and int(own)): raise ParameterError(f'layer {text!r}:', 'a whole number from 1 on was expected after @.', 'It says over how many fields a side the maps are averaged.', f"Write '{name}@4', or {name!r} alone.")
-    return name, int(own) if at else grid
+    name, at, own = str(text).partition('@'); known(name, [*layers, 'pixels'], 'layer'); row = own.startswith('tokens') and name not in ('pooled', 'logits')
+    number = own.removeprefix('tokens') if row else own
+    if at and not (number.isdigit() and int(number)) and not (row and not number): raise ParameterError(f'layer {text!r}:', 'a whole number from 1 on was expected after @, or, for a block, `tokens` with or without one.', 'It says over how many fields a side the maps are averaged.', f"Write '{name}@4', or {name!r} alone.")
+    return name, (own if row else int(own)) if at else grid
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #4a508007
 lite_sizes = dict(lite0=224, lite1=240, lite2=260)
@@ -229,8 +233,14 @@ class ClipEncoder(Encoder):
         finally: [h.remove() for h in hooks]
         if seen and seen[0].ndim == 3:  # tokens: one for the whole picture, then a square of patches
             first = seen[0].shape[1] - int(seen[0].shape[1]**.5)**2; side = int(seen[0].shape[1]**.5)
-            seen = [rearrange(s[:, first:], 'b (h w) d -> b d h w', h=side) for s in seen]
+            return [rearrange(s[:, first:], 'b (h w) d -> b d h w', h=side) for s in seen], pooled, seen
         return seen, pooled, None
+    def take(self, name, grid, x, levels):
+        "As every encoder; but a row of tokens is the network's own, with its first one, after the last norm and the projection."
+        if not isinstance(grid, str) or name == 'pixels' or not levels[2]: return super().take(name, grid, x, levels)
+        if not hasattr(self.net, 'ln_post') or getattr(self.net, 'attn_pool', None) is not None: raise ParameterError(f'{self.name} gives no tokens;', 'a network whose last norm and projection fit every token was expected.', 'This one gathers them in its own way first.', f"Ask for '{name}@4', or for another network.")
+        row = self.net.ln_post(levels[2][int(name[5:])]); row = row if self.net.proj is None else row @ self.net.proj; side = levels[0][0].shape[-1]; first = row.shape[1] - side**2
+        return row if grid == 'tokens' else torch.cat([row[:, :first], fields(rearrange(row[:, first:], 'b (h w) d -> b d h w', h=side), grid)[:, 1:]], 1)
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #49258d08
 clip_files = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')   # the first is how they are called today

@@ -25,26 +25,27 @@ from .sampling import Sampled, check_request, check_seeds, choose, filter_logits
 from .var import VAR
 from .vqvae import VQVAE, bend, through
 
-# %% ../../nbs/04_generators/06_fast.ipynb #9bc6e613
+# %% ../../nbs/04_generators/06_fast.ipynb #68d508e9
 def draw_scales_at_once(
     var:VAR, quantiser,     # the generator, the tokenizer's quantiser
     c:Tensor,               # start tokens, `b d`; with guidance those without condition behind them, `2b d`
     noise:Tensor,           # a number for each token, `b n`
-    guidance:float=0., top_k:int=0, top_p:float=0., ramp:bool=True, # see `sample`
+    guidance:float=0., top_k:int=0, top_p:float=0., ramp:bool=True, window=None, # see `sample`
     at=lambda part: None,   # called with the name of each part before it begins
 )->tuple:                   # (indices of each scale, map after each scale, whether all guesses were finite)
     "All scales, one after the other, without a look in between."
     at('condition'); how, b, n_scales = var.modulation(c), len(noise), len(var.spans)
-    cache, f, x, good, indices, maps = var.cache(len(c)), quantiser.start(b), var.start(c), True, [], []
+    cache, f, x, good, indices, maps, close = var.cache(len(c)), quantiser.start(b), var.start(c), True, [], [], n_scales if window is None else window[1]
     for k, (a, e) in enumerate(var.spans):
+        if len(c) > b and k >= close: c, x = c[:b], x[:b]; how = var.modulation(c); cache.keep(b)
         at(f'scale {k + 1}'); logits = var.advance(x, k, how, cache)
-        at('choice of tokens'); logits = guided(logits, guidance_at(guidance, k, n_scales, ramp)) if guidance else logits; good = logits.isfinite().all() & good
+        at('choice of tokens'); logits = guided(logits, guidance_at(guidance, k, n_scales, ramp, window)) if len(c) > b else logits; good = logits.isfinite().all() & good
         indices.append(choose(filter_logits(logits, top_k, top_p), noise[:, a:e]).clamp(max=var.vocab - 1))
         at('quantiser'); f, seen = quantiser.step(k, f, quantiser.embed(indices[-1], k)); maps.append(f)
-        if k < n_scales - 1: x = var.enter(seen.to(x.dtype), k + 1); x = torch.cat([x, x]) if guidance else x
+        if k < n_scales - 1: x = var.enter(seen.to(x.dtype), k + 1); x = torch.cat([x, x]) if len(c) > b else x
     return indices, maps, good
 
-# %% ../../nbs/04_generators/06_fast.ipynb #f9cca2db
+# %% ../../nbs/04_generators/06_fast.ipynb #11d0306a
 views = ('_unsafe_view', '_reshape_alias', 'empty', 'detach', 'lift_fresh', 'empty_like', 'new_empty')
 
 class Account(TorchDispatchMode):
@@ -63,11 +64,12 @@ def drawing_cost(
     var:VAR, vqvae:VQVAE,  # the networks; without content (`torch.device('meta')`) will do
     b:int=1,               # pictures
     guided:bool=True,      # with the second, unconditional half
+    c=None,                # what `condition` gives, for as many as are drawn at once; start tokens of no content if None
 )->pd.DataFrame:           # a row a part: GFLOP, GB, FLOP a byte, calls
     "Operations and bytes of one drawing, by part."
-    where = var.pos_1LC.device; make = lambda *shape: torch.empty(*shape, device=where, dtype=var.pos_1LC.dtype)
+    where = var.device; make = lambda *shape: torch.empty(*shape, device=where, dtype=var.pos_start.dtype)
     with torch.no_grad(), Account() as account:
-        c = make((1 + guided)*b, var.width); _, maps, _ = draw_scales_at_once(var, vqvae.quantize, c, torch.empty(b, var.length, device=where), float(guided), 900, .95, at=account.at)
+        c = make((1 + guided)*b, var.width) if c is None else c; _, maps, _ = draw_scales_at_once(var, vqvae.quantize, c, torch.empty(b, var.length, device=where), float(guided), 900, .95, at=account.at)
         account.at('decoder'); vqvae.decode(maps[-1].to(vqvae.post_quant_conv.weight.dtype))
     t = pd.DataFrame(account.rows).T; order = [n for n in t.index if 'scale' not in n]; t = t.loc[order[:1] + [f'scale {k + 1}' for k in range(len(var.spans))] + order[1:]]
     return pd.DataFrame({'GFLOP': t.flops/1e9, 'GB': t.bytes/1e9, 'FLOP a byte': t.flops/t.bytes, 'calls': t.calls.astype(int)})
@@ -172,7 +174,7 @@ def light(
     with torch.device('meta'): new = type(model)(**model.config)
     return take(new, {k: v.to(half) if half and v.is_floating_point() and not k.startswith(keep) else v for k, v in model.state_dict().items()}, leave)
 
-# %% ../../nbs/04_generators/06_fast.ipynb #1696b658
+# %% ../../nbs/04_generators/06_fast.ipynb #7cac5fda
 class Quick:
     "A generator and its tokenizer, made ready for drawing many pictures."
     def __init__(self,
@@ -183,7 +185,7 @@ class Quick:
         onednn:bool=None,    # see `OneDNN`; on a CPU where it is there if not said
     ):
         if half not in (None, torch.float16, torch.bfloat16): raise ParameterError(f'`half` is {half!r},', 'expected None, torch.float16 or torch.bfloat16.', '', 'Use torch.bfloat16 on a CPU, torch.float16 on a GPU.')
-        self.cuda = (place := var.pos_1LC.device).type == 'cuda'; self.graph = self.cuda if graph is None else graph
+        self.cuda = (place := var.device).type == 'cuda'; self.graph = self.cuda if graph is None else graph
         if self.graph and not self.cuda: raise ParameterError(f'a drawing on {place.type!r} cannot be recorded;', 'a GPU was expected.', '', 'Move both networks with `.cuda()`, or leave `graph` out.')
         self.var, self.vqvae = light(var, half), light(vqvae, half, leave=('encoder.', 'quant_conv.')); self.decoder, self.taped = QuickDecoder(self.vqvae).eval(), {}
         self.half, self.at_once, self.onednn = half, (16 if self.cuda else 2) if at_once is None else at_once, not self.cuda and has_onednn() if onednn is None else onednn
@@ -197,13 +199,13 @@ class Quick:
     @torch.no_grad()
     def __call__(self,
         cond,                # classes `b` or embeddings `b d`
-        *, seeds=None, seed:int=0, guidance:float=1.5, top_k:int=0, top_p:float=0., ramp:bool=True, trace:bool=False, # see `sample`
+        *, seeds=None, seed:int=0, guidance:float=1.5, top_k:int=0, top_p:float=0., ramp:bool=True, window=None, trace:bool=False, # see `sample`
     )->Sampled:
         "Draw a picture for each condition, the same as `sample` draws."
-        cond = check_request(self.var, self.vqvae, cond, guidance, top_k, top_p, self.at_once); seeds = check_seeds(seeds, len(cond), seed); parts = []
+        cond = check_request(self.var, self.vqvae, cond, guidance, top_k, top_p, self.at_once, window); seeds = check_seeds(seeds, len(cond), seed); parts = []
         for i in range(0, len(cond), self.at_once):
-            c = self.var.condition(cond[i:i+self.at_once]); b = len(c); noise = picture_noise(seeds[i:i+b], self.var.length).to(c.device)
-            parts.append(self.part(torch.cat([c, self.var.unconditional(b)]) if guidance else c, noise, trace=trace, guidance=guidance, top_k=top_k, top_p=top_p, ramp=ramp))
+            c = self.var.condition(cond[i:i+self.at_once]); b = len(c); noise = picture_noise(seeds[i:i+b], self.var.length).to(self.var.device)
+            parts.append(self.part(self.var.both(c) if guidance else c, noise, trace=trace, guidance=guidance, top_k=top_k, top_p=top_p, ramp=ramp, window=window and tuple(window)))
         indices, f, seen, good = zip(*parts)
         if not all(map(bool, good)): raise ValuesError('the guesses are not finite;', 'numbers were expected.', 'The weights may be damaged, or 16 bits may be too few for them.', 'Check the weights, or draw in float32.')
         seen = [torch.cat(s) for s in zip(*seen)]
@@ -238,7 +240,7 @@ def weights_state(
     each = [t for m in models for t in (*m.parameters(), *m.buffers())]; wide = torch.float32 if each[0].device.type == 'mps' else torch.float64
     return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in each], torch.stack([t.sum(dtype=wide) for t in each]).tolist()
 
-# %% ../../nbs/04_generators/06_fast.ipynb #3612acd0
+# %% ../../nbs/04_generators/06_fast.ipynb #94eb79f2
 class Brush:
     "Draws by `sample` or by `Quick`; what `Quick` needs is made once, and again when the weights have changed."
     def __init__(self): self.mark, self.quick, self.work = None, None, {}
@@ -250,7 +252,7 @@ class Brush:
         return self.quick
     def pays(self, var:VAR, vqvae:VQVAE)->bool:
         "Whether `Quick` is the faster one here, by its work."
-        if var.pos_1LC.device.type != 'cpu': return False
+        if var.device.type != 'cpu': return False
         if (key := str((var.config, vqvae.config))) not in self.work: self.work = {key: picture_work(var, vqvae)}
         return self.work[key] >= worth
     def __call__(self,
