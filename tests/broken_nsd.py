@@ -201,6 +201,6 @@ cases = [
     Broken('captions-cut', lambda r: [cut(p, .5) for p in (r/'annotations').iterdir()], lambda r: nsd_captions(r, images(r)), FileError, 'captions_', 'JSON', again),
     Broken('captions-of-others', lambda r: [edit_json(p, lambda d: d.update(annotations=[])) for p in (r/'annotations').iterdir()], lambda r: nsd_captions(r, images(r)), ValuesError, 'no caption', 'at least one', again),
     Broken('captions-table-short', lambda r: np.save(r/'COCO_73k_annots_curated.npy', np.array([['a']*5]*9)), lambda r: nsd_captions(r, images(r)), ShapeError, 'COCO_73k', '73000', 'MindEye2'),
-    Broken('captions-a-pickle', lambda r: np.save(r/'COCO_73k_annots_curated.npy', np.array([[Call(r.parent/'payload')]], object), allow_pickle=True), lambda r: nsd_captions(r, images(r)), FileError, 'objects', 'texts', 'annotations'),
+    Broken('captions-a-pickle', lambda r: np.save(r/'COCO_73k_annots_curated.npy', np.array([[Call(r.parent/'payload')]], object), allow_pickle=True), lambda r: nsd_captions(r, images(r)), UnsafeError, ('COCO_73k', 'open'), 'text', 'do not open'),
     Broken('captions-absent', lambda r: shutil.rmtree(r/'annotations'), lambda r: nsd_captions(r, images(r)), MissingWeights, 'no captions', 'annotations', again),
 ]

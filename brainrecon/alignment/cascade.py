@@ -63,8 +63,9 @@ class TokenAxes(Standardise):
     "Levels of tokens on their main axes, in one width, without what all training pictures share; it refuses other pictures as a `Standardise` does."
     def __init__(self,
         width:int,  # of every token afterwards; a level with fewer axes leaves the rest at zero
+        unit:bool=False, # bring each token to one length, as the last normalisation of CLIP does; without it tokens that show nothing are short
     ):
-        super().__init__(); self.width = whole_number(width, 'width')
+        super().__init__(); self.width, self.unit = whole_number(width, 'width'), bool(unit)
     def fit(self,
         levels:list,         # `b n d` for each level, the width may differ
         pictures,            # `Pictures` or their table
@@ -77,22 +78,23 @@ class TokenAxes(Standardise):
             var, axes = np.linalg.eigh(rest.T @ rest/len(rest)); var, axes = var[::-1][:self.width].clip(0), axes.T[::-1][:self.width]
             axes = axes*np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]   # the sign is free: the largest weight counts up
             arrays |= {f'mean{m}': mean, f'axes{m}': np.pad(axes, ((0, self.width - len(axes)), (0, 0))), f'scale{m}': np.sqrt(max(var.mean(), 1e-12))}; kept.append(float(var.sum()/max(rest.var(0).sum(), 1e-12)))
-        self.arrays = arrays; self.meta |= dict(kind='token axes', width=self.width, levels=len(levels), kept=kept)
+        self.arrays = arrays; self.meta |= dict(kind='token axes', width=self.width, unit=self.unit, levels=len(levels), kept=kept)
         return self
     def __call__(self, levels)->list:  # `b n d` each, any widths -> `b n width` each
         "Tokens on the axes."
         a = self.fitted
         if len(levels) != self.meta['levels']: raise ShapeError(f'{len(levels)} levels came;', f'these axes were fitted on {self.meta["levels"]}.', '', 'Give as many levels, or fit other axes.')
-        return [((check_shape(np.asarray(z, 'float64'), 'b n d', f'levels[{m}]', n=len(a[f'mean{m}']), d=a[f'mean{m}'].shape[1]) - a[f'mean{m}'])@a[f'axes{m}'].T/a[f'scale{m}']).astype('float32') for m, z in enumerate(levels)]
+        even = (lambda z: z*(self.width**.5/np.linalg.norm(z, axis=2, keepdims=True).clip(1e-9))) if self.unit else (lambda z: z)
+        return [even((check_shape(np.asarray(z, 'float64'), 'b n d', f'levels[{m}]', n=len(a[f'mean{m}']), d=a[f'mean{m}'].shape[1]) - a[f'mean{m}'])@a[f'axes{m}'].T/a[f'scale{m}']).astype('float32') for m, z in enumerate(levels)]
     def inverse(self, levels)->list:   # `b n width` each -> `b n d` each
-        "Back from the axes; what was projected away stays away."
+        "Back from the axes; what was projected away stays away, and so do lengths that were evened out."
         a = self.fitted; return [(np.asarray(z, 'float64')*a[f'scale{m}']@a[f'axes{m}'] + a[f'mean{m}']).astype('float32') for m, z in enumerate(levels)]
 
 def load_axes(path)->TokenAxes:
     "What `TokenAxes.save` wrote."
     arrays, meta = load_arrays(path)
     if meta.get('kind') != 'token axes': raise CheckpointError(f'{path} holds no axes of tokens;', 'a file of `TokenAxes.save` was expected.', 'Files of several kinds lie side by side.', 'Write it with `axes.save(path)`.')
-    out = TokenAxes(meta['width']); out.arrays, out.meta = arrays, meta
+    out = TokenAxes(meta['width'], meta.get('unit', False)); out.arrays, out.meta = arrays, meta
     return out
 
 # %% ../../nbs/03_alignment/04_cascade.ipynb #619b8b38

@@ -114,6 +114,7 @@ def load_splits(
     seed:int=0,           # of the lot
     test:str='test',      # the side to score, if a set has several: NSD's 'old_test'
     average:bool=True,    # one row a picture, kept on disk; False keeps every repetition
+    single_test:bool=False, # keep every repetition of the test, whatever `average` says
     pick:list=None,       # channels or voxels
     sfreq:float=None, window:tuple=None, # samples per second, and seconds
     **how,                # for the loader of this set
@@ -122,8 +123,9 @@ def load_splits(
     d = data_sets[known(name, data_sets, 'data set')]
     sides = []
     for side in ('train', test):
-        t = load_data(name, root, subject, side, **how)
-        if any((average, pick is not None, sfreq, window)): t = kept(t, average=average, pick=pick, sfreq=sfreq, window=window)
+        apart = single_test and side == test; mean = average and not apart     # NSD's loader averages a test by itself
+        t = load_data(name, root, subject, side, **how, **(dict(average=False) if apart and name == 'nsd' else {}))
+        if any((mean, pick is not None, sfreq, window)): t = kept(t, average=mean, pick=pick, sfreq=sfreq, window=window)
         sides.append(t)
     train, sealed = sides
     by = 'picture' if how.get('protocol') == 'authors' else d.by

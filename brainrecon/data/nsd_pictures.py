@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from ..core.checks import FileError, MissingWeights, ShapeError, UnknownError, ValuesError, folder, known
 from ..core.files import atomic
+from ..core.pickles import open_pickle, plain_kinds
 from ..core.readers import read_h5, read_npy
 from ..core.sources import damaged, file_mark, file_name, head_of
 from .nsd_betas import n_pictures, nsd_root
@@ -92,16 +93,26 @@ def nsd_pictures(
             out.flush(); del out
     return Pictures(read_npy(kept, 'b h w c', b=len(ids), h=size, c=3), table)
 
-# %% ../../nbs/01_data/13e_nsd_pictures.ipynb #2b72581a
-def curated_captions(path, ids)->list:
+# %% ../../nbs/01_data/13e_nsd_pictures.ipynb #b810b43b
+def curated_captions(
+    path,               # MindEye2's table: texts of one width, or objects, which are read without running the pickle that holds them
+    ids,                # picture numbers
+    places:bool=False,  # keep every place of the table, the empty ones too
+)->list:                # of lists of texts
     "Captions from MindEye2's table."
     try: a = read_npy(path)
     except FileError as e:
         if 'holds objects' not in e.came: raise
-        raise FileError(e.came, 'texts of one width were expected.', 'Objects are stored as a pickle, which can run a program.', 'Save it again with `np.array(captions, dtype=str)`, or use COCO\'s own annotations.') from None
-    if a.dtype.kind != 'U' or a.ndim != 2 or len(a) != n_pictures: raise ShapeError(f'`{file_name(path)}` holds {a.dtype.kind}-values of shape {a.shape};', f'{n_pictures} x 5 texts were expected.', 'It is another table.', 'Use COCO_73k_annots_curated.npy as MindEye2\'s authors distribute it.')
-    return [[str(c).strip() for c in row if str(c).strip()] for row in a[ids]]
+        a = open_pickle(path)
+    if getattr(a, 'dtype', np.dtype('f8')).kind not in 'UO' or a.ndim != 2 or len(a) != n_pictures: raise ShapeError(f'`{file_name(path)}` holds {plain_kinds(a)};', f'{n_pictures} x 5 texts were expected.', 'It is another table.', 'Use COCO_73k_annots_curated.npy as MindEye2\'s authors distribute it.')
+    out = []
+    for i, row in zip(ids, a[ids]):
+        words = ['' if c is None or isinstance(c, float) and c != c else c for c in row]; odd = [c for c in words if not isinstance(c, str)]   # not a number: an empty field
+        if odd: raise ValuesError(f'`{file_name(path)}` has a {type(odd[0]).__name__} as a caption of picture {i};', 'texts were expected.', 'It was written by another program.', 'Use COCO_73k_annots_curated.npy as MindEye2\'s authors distribute it.')
+        out.append([t for t in (str(c).strip() for c in words) if t or places])
+    return out
 
+# %% ../../nbs/01_data/13e_nsd_pictures.ipynb #138adb25
 def coco_captions(root, ids)->list:
     "Captions from COCO's own files."
     info = root/'nsddata/experiments/nsd/nsd_stim_info_merged.csv'; t = number_table(info, ['nsdId', 'cocoId']).set_index('nsdId')
@@ -119,12 +130,13 @@ def coco_captions(root, ids)->list:
 def nsd_captions(
     root=None,      # the data folder
     indices=(),     # picture numbers from 0
+    places:bool=False, # of MindEye2's table: keep every place, the empty ones too
 )->list:            # of lists of texts, one list a picture
     "What people wrote about these pictures."
     root, ids = nsd_root(root), check_numbers(indices); path = root/'COCO_73k_annots_curated.npy'
-    if path.is_file(): out, where = curated_captions(path, ids), path
+    if path.is_file(): out, where = curated_captions(path, ids, places), path
     elif (root/'annotations').is_dir(): out, where = coco_captions(root, ids), root/'annotations'
     else: raise MissingWeights(f'{root.name!r} holds no captions;', '`COCO_73k_annots_curated.npy` or `annotations/captions_train2017.json` was expected.', 'They come from COCO, not from NSD.', 'Fetch them: `brainrecon data plan nsd`.')
-    none = [i for i, c in zip(ids, out) if not c]
+    none = [i for i, c in zip(ids, out) if not any(c)]
     if none: raise ValuesError(f'{len(none)} pictures have no caption in `{file_name(where)}`, first {none[0]};', 'at least one for each was expected.', 'The file is cut short, or the numbers belong to another list.', 'Fetch it again: `brainrecon data plan nsd`.')
     return out

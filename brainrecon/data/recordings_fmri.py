@@ -212,7 +212,8 @@ def read_labels(
 def split_runs(bold, labels)->list:  # one image a run
     "A series of all runs, cut where the run changes."
     img, file, _ = open_image(bold, 'the series'); t = read_labels(labels, img.shape[-1], file)
-    return [img.slicer[..., int(r.index[0]):int(r.index[-1]) + 1] for _, r in t.groupby('run', sort=False)]
+    try: return [img.slicer[..., int(r.index[0]):int(r.index[-1]) + 1] for _, r in t.groupby('run', sort=False)]
+    except (EOFError, OSError, ValueError) as e: raise FileError(f'{"/".join(Path(img.get_filename() or file).parts[-2:])} cannot be read to its end ({type(e).__name__}: {str(e)[:80]});', f'{img.shape[3]} volumes of {img.shape[:3]} were expected.', 'It was cut short or damaged.', 'Copy it again.') from None
 
 def labels_to_events(
     labels,          # as in `read_labels`

@@ -147,7 +147,8 @@ class Decoder:
         self.recording['chosen_on'] = sorted(set(valid.concepts))
         if as_released and is_test(valid): self.recording['selection'] = f'test set, as released ({as_released})'
         seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
-        self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)
+        self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), self.target_scale(gallery, seen)
+    def target_scale(self, gallery, seen)->Standardise: return Standardise().fit(gallery.z[gallery.rows(seen.picture)], seen)   # of the features, from the pictures that were learned from
     def refuse(self, concepts):
         "A `LeakError` if one of these concepts was trained on, or chosen by; a released protocol that chooses by the test says so in `selection`."
         self.z_scale.refuse(concepts); both = sorted(set(concepts) & set(self.recording.get('chosen_on', [])))

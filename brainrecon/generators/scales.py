@@ -220,3 +220,14 @@ def advance(self:NextScale,
     check_turn(self.spans, k, cache, x)
     x = self.think(x, how, k, cache)
     cache.done(x.shape[1]); return self.read(x, how[1])
+
+# %% ../../nbs/04_generators/01a_scales.ipynb #ee167f04
+@patch
+def tensors(self:NextScale, c)->tuple:   # what `condition` or `both` gave
+    "The tensors of conditions, and a function that makes conditions of such tensors."
+    return (c,), lambda c: c
+
+@patch
+def blank(self:NextScale, b:int):        # how many
+    "Conditions of the right shape, without content."
+    return torch.empty(b, self.width, device=self.device, dtype=self.pos_start.dtype)

@@ -259,6 +259,24 @@ def modulation(self:Switti, c:Told)->tuple:
     turn = turns(self.patch_nums, self.width//self.heads, conf['rope_size'], conf['rope_theta'], self.device) if conf['rope'] else None
     return [block.six(first, crop) for block in self.blocks], self.head_nm.two(first), turn, Ears(c)
 
+# %% ../../nbs/04_generators/08_switti.ipynb #742558c9
+@patch
+def tensors(self:Switti, c:Told)->tuple:   # what `condition` or `both` gave
+    "The tensors of what is told, and a function that makes the same of such tensors."
+    parts = [c.pooled, c.seen, c.size, *c.tokens]; there = [p is not None for p in parts]
+    def again(*given):
+        rest = iter(given); pooled, seen, size, *tokens = [next(rest) if t else None for t in there]; return Told(pooled, tokens, seen, size)
+    return tuple(p for p in parts if p is not None), again
+
+@patch
+def blank(self:Switti,
+    b:int,       # how many
+    n:int=257,   # tokens of each level
+)->Told:
+    "Something told, of the right shape and without content."
+    conf = self.config; make = lambda *shape: torch.empty(*shape, device=self.device, dtype=self.pos_start.dtype)
+    return Told(make(b, conf['pooled_dim']), [make(b, n, conf['context_dim']) for _ in range(conf['levels'])])
+
 # %% ../../nbs/04_generators/08_switti.ipynb #f6624994
 @patch
 def think(self:Switti,
@@ -275,7 +293,7 @@ def think(self:Switti,
         x = block(x, six, ears(i, block, runs), turn, self.attn_bias_for_masking if k is None else None, past, ears.told.seen)
     return x
 
-# %% ../../nbs/04_generators/08_switti.ipynb #14c970d9
+# %% ../../nbs/04_generators/08_switti.ipynb #8e01a507
 def generate(
     switti:Switti, vqvae,  # with the same scales and codes
     told:Told,             # with `none` if there is guidance
@@ -285,11 +303,12 @@ def generate(
     window=None,           # first scale that is guided and first that is not any more; from the second on if None
     top_k:int=400, top_p:float=.95, # codes that may be chosen, and share of the chances that is kept
     greedy:bool=False,     # the likeliest code at each place
-    **how,                 # of `sample`: batch, trace, ramp, smooth
+    draw=sample,           # or a `Brush`, see the page on drawing fast
+    **how,                 # of `sample`: batch, trace, ramp, smooth; of `draw`, if it is another
 )->Sampled:
     "Draw a picture for each that is told."
     if greedy: top_k, top_p = 1, 0.
-    return sample(switti, vqvae, told, seeds=seeds, seed=seed, guidance=guidance, window=(1, len(switti.patch_nums)) if window is None else window, top_k=top_k, top_p=top_p, **how)
+    return draw(switti, vqvae, told, seeds=seeds, seed=seed, guidance=guidance, window=(1, len(switti.patch_nums)) if window is None else window, top_k=top_k, top_p=top_p, **how)
 
 # %% ../../nbs/04_generators/08_switti.ipynb #e78a14a7
 sides_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)

@@ -233,12 +233,13 @@ def by_scale(words:Tensor, patch_nums)->list:  # `b l` -> a list of `b n`
 
 def word_scores(
     var, vqvae, cond, words, batch:int=64,
+    tell=None,    # makes of `cond` what the generator takes
 )->dict:          # loss, top1 (share of words guessed first), by scale, and loss without condition
     "How well words are guessed from those before, with the condition and without it."
     place = next(var.parameters()).device; tot, hit, free, n = 0., 0., 0., 0
     with torch.no_grad():
         for i in range(0, len(words), batch):
-            w = torch.as_tensor(np.asarray(words[i:i+batch])).long().to(place); c = torch.as_tensor(np.asarray(cond[i:i+batch])).to(place); x = vqvae.quantize.teacher(by_scale(w, vqvae.quantize.patch_nums))
+            w = torch.as_tensor(np.asarray(words[i:i+batch])).long().to(place); c = torch.as_tensor(np.asarray(cond[i:i+batch])).to(place); c = c if tell is None else tell(c); x = vqvae.quantize.teacher(by_scale(w, vqvae.quantize.patch_nums))
             for drop in (False, True):
                 logits = var(c, x, drop=torch.full((len(w),), drop, device=place)); loss = F.cross_entropy(logits.flatten(0, 1), w.flatten(), reduction='sum').item()/w.shape[1]
                 if drop: free += loss
@@ -284,6 +285,7 @@ def train_generator(
     balance:float=0.,       # 0: every word counts the same, as published; 1: every scale; between: words of coarse scales count more
     seed:int=0, log='auto', device:str='auto', precision:str='no', about:dict=None, name:str='generator',
     every:int=None,         # steps between looks
+    tell=None,              # makes of a batch of `cond` what the generator takes, such as a frozen encoder of responses
     **options,              # of `Fit`
 ):                          # history
     "Cross-entropy of all words of a picture, given its condition and the scales before."
@@ -292,14 +294,14 @@ def train_generator(
     cond, vqvae = np.asarray(cond), vqvae.eval().requires_grad_(False)
     if noise and cond.ndim != 2: raise ParameterError(f'noise={noise} was asked for labels;', 'it is added to embeddings only.', '', 'Leave it out.')
     spread = torch.as_tensor(cond.std(0)) if noise else None; weight = scale_weights(vqvae.quantize.patch_nums, balance)
-    batches = Batches(cond, rows.astype('int64'), batch_size=batch_size, seed=seed, drop_last=len(cond) >= batch_size); table = torch.as_tensor(np.asarray(words))
+    batches = Batches(cond, rows.astype('int64'), batch_size=batch_size, seed=seed, drop_last=len(cond) >= batch_size); table = torch.as_tensor(np.array(words))
     def loss(model, batch):
         c, at = batch; vqvae.to(at.device); w = table[at.cpu()].long().to(at.device)
-        if noise: c = blurred(c, spread.to(c.device), noise)
+        c = blurred(c, spread.to(c.device), noise) if noise else c; c = c if tell is None else tell(c)
         with torch.no_grad(): x = vqvae.quantize.teacher(by_scale(w, vqvae.quantize.patch_nums))
         each = F.cross_entropy(model(c, x).flatten(0, 1), w.flatten(), label_smoothing=smooth, reduction='none')
         return (each.view(w.shape)*weight.to(each)).mean()
-    score = None if valid is None else lambda m: word_scores(m, vqvae, *valid)
+    score = None if valid is None else lambda m: word_scores(m, vqvae, *valid, tell=tell)
     made = dict(about or {}, generator=var.config, cond=array_hash(dict(c=cond)), words=array_hash(dict(w=np.asarray(words), r=rows)), noise=noise, smooth=smooth, **(dict(balance=balance) if balance else {}))
     fit = Fit(var, loss, folder=folder, name=name, log=log, lr=lr, groups=generator_groups(weight_decay), seed=seed, device=device, precision=precision, about=made, **{'clip': 2., 'betas': (.9, .95), 'warmup': min(200, steps//10), **options})
     return fit.run(batches, steps, score, every=every or max(1, min(500, steps//4)), restore_best=valid is not None)

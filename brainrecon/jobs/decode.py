@@ -7,6 +7,7 @@ __all__ = ['usable_rules', 'followed', 'check_plan', 'ready', 'Fitted', 'plan', 
            'leave_out', 'looks_at_test', 'fit_all', 'score_all', 'cost_of_decoder', 'summarise', 'over_people']
 
 # %% ../../nbs/08_jobs/05_decode.ipynb #c6c8fa86
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,8 @@ def cost_of_decoder(
 )->dict:               # parameters (millions), flops (thousand millions a picture), megabytes (of weights)
     "What a decoder needs to embed one response."
     if isinstance(decoder, RidgeDecoder): n, operations = int(decoder.weights.size), 2*int(decoder.weights.size)
+    elif not hasattr(decoder.model, 'brain'):     # a network that reads responses in one row, such as MindHier's
+        n, operations = sum(p.numel() for p in decoder.model.parameters()), flops(decoder.model, torch.zeros(1, math.prod(decoder.recording['shape'])))['flops']
     else:
         shape = tuple(decoder.recording['shape']) if decoder.axes is None else (len(decoder.axes),); axes = 0 if decoder.axes is None else int(decoder.axes.size)
         n, operations = sum(p.numel() for p in decoder.model.brain.parameters()) + axes, flops(decoder.model.brain, torch.zeros(1, *shape))['flops'] + 2*axes
