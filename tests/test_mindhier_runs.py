@@ -5,8 +5,11 @@ The networks are tiny: these tests say that the chain holds together and that it
 import json
 import numpy as np
 import pytest
+from brainrecon.core.checks import LeakError
+from brainrecon.data.embedded import load_embedded
 from brainrecon.data.nsd_tree import write_nsd
 from brainrecon.decoders.drawing import load_drawer
+from brainrecon.decoders.mindhier import packaged_mindhier
 from brainrecon.jobs.mindhier_draw import nearest_to_truth
 from brainrecon.jobs.pictures import load_pair
 from brainrecon.jobs.predictions import load_drawings
@@ -40,3 +43,11 @@ def test_kept_drawings_are_whole_and_can_be_scored_again(drawn):
     at = drawn.folder/'drawings'; seen, pics, low, names, _ = load_pair(next((at/'shared').glob('originals-*.npy')), next((at/'fmri-s01-MindHier-seed0'/'shared').glob('drawings-*.npy')), next((at/'fmri-s01-low-level'/'shared').glob('drawings-*.npy'))); assert len(seen) == len(pics) == len(low) == len(names) == len(own)
     both = np.concatenate([own.drawings, best.drawings], 1); assert np.array_equal(nearest_to_truth(both, own.originals, 'pixcorr', device='cpu'), best.drawings)      # the best of two is never worse than the first
     assert np.array_equal(np.asarray(kept['MindHier-seed0-blended'].drawings[:, 0]), (.75*own.drawings[:, 0].astype('float32') + .25*kept['low-level'].drawings[:, 0].astype('float32')).round().astype('uint8'))
+
+
+def test_the_build_job_packs_what_draws(tmp_path):
+    "Small sizes, the same job: what it packs is read back, draws, and refuses the concepts that it met."
+    run = run_job('build/05_mindhier', out=tmp_path/'run', concepts=12, exemplars=2, per_concept=3, plain=1, mixed=2, d=16, hidden=[32], context=4, align_epochs=2, folds=2, depth=1, width=32, heads=2, draw_steps=6, batch_size=8, device='cpu')
+    m = packaged_mindhier(run.folder/'packed', 'cpu'); valid = load_embedded('fmri', 1, snr_db=-6., exemplars=2).valid.average(); measures = [r['measure'] for r in run.scores()['rows']]
+    assert m.draw(valid[:2]).shape == (2, 1, 128, 128, 3) and 'each without' in m.account['crossed'] and measures.count('two-way by level') == 4 and len(m.about['concepts']) == 12
+    with pytest.raises(LeakError): m.refuse(['airplane'])

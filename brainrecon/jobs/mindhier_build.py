@@ -41,10 +41,11 @@ def more_responses(
     folds:int=4,         # parts
     size:int=64,         # height and width of the drawings that are handed on
     *, subject:int=1, reps:int=3, snr_db:float=-6., seed:int=0, # of the simulation; answers to a picture are averaged
+    lot:int=0,           # of the cut into parts: the seed of the `MindHier` that crosses its encoders
     log=None, **how,     # of `more_drawings`: n, plain, mixed
 )->tuple:                # (Trials, Pictures)
     "Responses of a simulated person to many more drawings of training concepts."
-    fold = concept_folds(pictures.table.concept, folds, seed); trials, img, tables = [], [], []
+    fold = concept_folds(pictures.table.concept, folds, lot); trials, img, tables = [], [], []
     for part in range(folds):
         p, coords = more_drawings(pictures, fold, part, **how); t = simulate_fmri(p, subject, reps, snr_db, seed, coords).average(); at = p.at(t.pictures)
         trials.append(t); img.append(resized(p.img, size)[at]); tables.append(p.table.iloc[at])
