@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from dataclasses import dataclass
 from fastcore.basics import patch
-from torch import Tensor, nn
-from ..alignment.cascade import hierarchy_loss, level_targets, one_row
+from torch import Tensor
+from ..alignment.cascade import hierarchy_loss, level_targets
 from ..alignment.contrast import identify
 from ..alignment.targets import Standardise
 from ..core.batches import Batches, whole_number

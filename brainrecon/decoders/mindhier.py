@@ -13,7 +13,6 @@ import copy, inspect
 from pathlib import Path
 import numpy as np
 import torch
-from torch import Tensor
 import brainrecon
 from ..alignment.cascade import TokenAxes, load_axes
 from ..core.checks import CheckpointError, LeakError, MissingWeights, ParameterError, ShapeError, known, rng, seeded
@@ -30,7 +29,7 @@ from .drawing import Drawer, check_some, decoder_file, draw_seeds
 from .hierarchy import HierarchyDecoder, Teller, as_levels, level_gallery
 from .retrieval import load_decoder, save_decoder
 from ..generators.fast import Brush
-from ..generators.levels import Told, orders
+from ..generators.levels import Told
 from ..generators.quantiser import scale_sizes
 from ..generators.sampling import sample
 from ..generators.switti import Switti, load_switti, save_switti
