@@ -18,14 +18,14 @@ def keep_result(
     at,              # the .json file to write
     machine:str,     # what a reader should know about the machine: cores, memory, accelerator
 )->Path:
-    "Scores, parameters, date, versions and machine of a finished run, in one file."
+    "Scores, parameters, date, versions and machine of a finished run, in one file; of folders on that machine the name alone."
     run = Path(run); status = load_json(run/'status.json')
     if status.get('state') != 'finished': raise FolderError(f"the run {run.name!r} is {status.get('state')!r};", 'a finished one was expected.',
         'Scores of a run that was cut short are not kept.', 'Run the same command again; it goes on.')
     p = load_json(run/'params.json')
     save_json(at, dict(machine=machine, date=status['attempts'][-1]['started'][:10], seconds=status['seconds'],
         **{k: p[k] for k in ('job', 'recipe', 'device', 'commit', 'dirty', 'versions') if k in p},
-        values={k: v for k, v in p.get('values', {}).items() if k != 'out'}, scores=check_scores(load_json(run/'scores.json'))))
+        values={k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in p.get('values', {}).items() if k != 'out'}, scores=check_scores(load_json(run/'scores.json'))))
     return Path(at)
 
 # %% ../../nbs/08_jobs/06_results.ipynb #22510f91
