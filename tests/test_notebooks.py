@@ -1,9 +1,10 @@
 "Every notebook runs, is clean, exports what the library holds, and keeps small outputs that name no machine."
-import filecmp, os, re, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import filecmp, json, os, re, signal, subprocess, sys, threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 import pytest
 from notebooks import NBS, ROOT, all_notebooks, is_job, is_silenced, joined, module_of, name, read, texts
+from pages import CAN_FORK
 
 BIN = Path(sys.executable).parent
 RUN = [p for p in all_notebooks() if not is_silenced(p) and not is_job(p)]
@@ -18,13 +19,30 @@ def tool(*args, cwd, around=None, **env):
 
 
 @pytest.fixture(scope='module')
-def running(request):
+def running(request, tmp_path_factory):
     "All chosen notebooks, each in a process of its own with one thread, as many at a time as there are cores (four at most)."
     chosen = [i.callspec.params['path'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_runs']
-    around = dict(os.environ)   # once: pytest writes to it while the threads would read
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield {p: pool.submit(tool, 'nbdev_test', '--path', p, '--n_workers', 0, cwd=ROOT, around=around, OMP_NUM_THREADS='1') for p in chosen}
-        pool.shutdown(cancel_futures=True)
+    at_once, around = min(4, os.cpu_count() or 1), {**os.environ, 'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}   # once: pytest writes to it while threads would read
+    if CAN_FORK: yield from forked(chosen, at_once, around, tmp_path_factory.mktemp('pages'))
+    else:
+        with ThreadPoolExecutor(at_once) as pool:
+            yield {p: pool.submit(tool, 'nbdev_test', '--path', p, '--n_workers', 0, cwd=ROOT, around=around) for p in chosen}
+            pool.shutdown(cancel_futures=True)
+
+
+def forked(chosen, at_once, around, folder):
+    "The same, by processes that need not load the large libraries (`pages.py`); gives a future for each page."
+    pages = {str(p): Future() for p in chosen}
+    with subprocess.Popen([sys.executable, str(ROOT/'tests'/'pages.py'), str(at_once), str(folder)], cwd=ROOT, env=around, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
+        def listen():
+            for line in server.stdout: path, *ended = json.loads(line); pages[path].set_result(subprocess.CompletedProcess(path, *ended))
+            for path, page in pages.items():
+                if not page.done(): page.set_exception(RuntimeError(f'the process that runs pages ended before {path} did'))
+        server.stdin.write('\n'.join(pages)); server.stdin.close()
+        listener = threading.Thread(target=listen); listener.start()
+        yield {Path(p): f for p, f in pages.items()}
+        if server.poll() is None: os.killpg(server.pid, signal.SIGKILL)   # a person stopped the tests: no page goes on
+        listener.join()
 
 
 @pytest.mark.parametrize('path', RUN, ids=map(name, RUN))
