@@ -3,7 +3,7 @@
 Loading torch and its company takes longer than most pages do. One process loads them once, has one thread and runs nothing else; each page is run by a child
 that it forks, so no page sees what another did. The library itself is not loaded before: a page finds it as it is. Lines in: paths. Lines out, as pages end: path, exit status, what was printed.
 """
-import gc, importlib, json, os, signal, sys
+import atexit, gc, importlib, json, os, signal, sys
 from pathlib import Path
 
 LOADED = ('torch torch.utils.data torch.utils.flop_counter torch.optim.swa_utils torchvision.transforms.functional matplotlib.pyplot matplotlib_inline.backend_inline pandas '
@@ -14,7 +14,7 @@ LIMIT = 900                          # seconds for a page
 
 
 def start(path:str, printed:Path)->int:
-    "Fork a child that does what `nbdev_test --path` does, and give its process id. The child leaves by `sys.exit`, so that its temporary folders go with it."
+    "Fork a child that does what `nbdev_test --path` does, and give its process id."
     child = os.fork()
     if child: return child
     for here, there in enumerate((os.open(os.devnull, os.O_RDONLY), *[os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)] * 2)): os.dup2(there, here)
@@ -22,7 +22,10 @@ def start(path:str, printed:Path)->int:
     import numpy as np
     from nbdev.test import nbdev_test
     np.random.seed()   # else all pages would draw the same where they choose no seed
-    sys.exit(nbdev_test(path=path, n_workers=0))
+    try: status = nbdev_test(path=path, n_workers=0) or 0
+    except SystemExit as e: status = e.code
+    except BaseException: status = 1; sys.excepthook(*sys.exc_info())
+    atexit._run_exitfuncs(); sys.stdout.flush(); sys.stderr.flush(); os._exit(status)   # temporary folders go; taking the large libraries apart would take two seconds
 
 
 def serve(at_once:int, folder:Path):
@@ -38,6 +41,7 @@ def serve(at_once:int, folder:Path):
             running[start(path, printed)] = path, printed
         child, status = os.wait(); path, printed = running.pop(child)
         print(json.dumps([path, os.waitstatus_to_exitcode(status), printed.read_text(encoding='utf-8', errors='replace')]), flush=True)
+    gc.unfreeze()   # else what is left over now counts as leaked
 
 
 if __name__ == '__main__':

@@ -49,7 +49,7 @@ def forked(chosen, at_once, around, folder):
 def test_runs(path, running):
     "The cells run in order; a failure shows the cell and its error."
     res = running[path].result()
-    assert res.returncode == 0 and 'Success.' in res.stdout, f'\n{name(path)} failed:\n{res.stdout[-6000:]}'
+    assert res.returncode == 0 and 'Success.' in res.stdout, f'\n{name(path)} failed ({res.returncode}):\n{res.stdout[-6000:]}'
 
 
 def test_there_are_notebooks():
