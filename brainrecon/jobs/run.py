@@ -267,7 +267,8 @@ def execute(
     literal = lambda p: str(p).replace('{', '{{').replace('}', '}}')    # papermill fills braces in paths with parameters
     try:
         with own_kernel() as kernel: papermill.execute_notebook(literal(source), literal(target), given, kernel_name=kernel,
-            language='python', progress_bar=False, log_output=True, cwd=str(target.parent), start_timeout=180)
+            language='python', progress_bar=False, log_output=True, cwd=str(target.parent), start_timeout=180,
+            shutdown_kernel='immediate')    # all is written when the last cell ends; taking torch apart would take seconds
     except papermill.PapermillExecutionError as e:
         said = [l.rstrip() for l in f'{e.ename}: {e.evalue}'.splitlines() if l.strip()]
         return f'cell [{e.exec_count}] stopped with {" ".join(said)[:600]}'
