@@ -33,7 +33,7 @@ class FeatureShelf(Shelf):
         return 'They are the same pictures in another order, so every row would stand beside a wrong picture.' if same['names'] else 'They are other pictures, or a part of them.'
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #3619691f
-loaded = functools.lru_cache(4)(load_encoder)
+loaded = functools.lru_cache(4)(functools.partial(load_encoder, later=True))   # kept features need no network
 
 def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple:  # (encoder, layers)
     "The encoder itself and a list of its layers; nonsense is refused before anything is computed."

