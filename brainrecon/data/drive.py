@@ -17,7 +17,7 @@ from einops import rearrange
 import brainrecon
 from ..core.checks import ShapeError, UnknownError, ValuesError, check_shape, known, rng
 from ..core.files import array_hash, load_arrays
-from .pictures import draw_exemplars, load_pictures
+from .pictures import load_pictures
 
 # %% ../../nbs/01_data/02_drive.ipynb #deebc4ab
 def opponent(
@@ -140,8 +140,9 @@ class Drive:
 @functools.lru_cache(1)
 def reference(every:int=4, n:int=3)->tuple: # (maps `b m h w`, concepts `b`)
     "Maps of some training pictures: the fixed scale of every simulation."
-    p = load_pictures('train')[::every]
-    return low_maps(np.concatenate([draw_exemplars(i, c, n) for i, c in zip(p.img, p.table.concept)])), list(np.repeat(p.table.concept, n))
+    p = load_pictures('train', exemplars=True); t = p.table
+    keep = (t.groupby('concept', sort=False).ngroup() % every == 0) & (t.exemplar < n)   # drawn once and kept on disk
+    return low_maps(p.img[keep.to_numpy()]), list(t.concept[keep])
 
 # %% ../../nbs/01_data/02_drive.ipynb #d8fe578d
 def check_subject(
