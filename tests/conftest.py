@@ -45,6 +45,6 @@ def chrome():
     path = find_browser()
     if not path: pytest.skip('no Chromium on this machine (set BRAINRECON_BROWSER to one)')
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
+        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu', '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1'])   # no page reaches the network
         yield browser
         browser.close()
