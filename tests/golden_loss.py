@@ -1,5 +1,4 @@
 "AVDE's alignment: both forms of the loss with gradients, schedules step by step, layer-wise rates, and whitening of noise. Sizes and settings are those of the file."
-import numpy as np
 import torch
 from golden_cases import case, close
 

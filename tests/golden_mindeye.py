@@ -2,7 +2,6 @@
 import re
 import numpy as np
 import torch
-import torch.nn.functional as F
 from golden_cases import case
 
 def near(got, want, what):

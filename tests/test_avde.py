@@ -4,7 +4,6 @@ Four fields of four colours make 256 pictures; the response of eight electrodes 
 """
 import shutil
 from dataclasses import replace
-from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest

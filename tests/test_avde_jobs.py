@@ -2,7 +2,7 @@
 
 The parts are fresh and tiny: these tests say that the chain holds together, not how well it draws.
 """
-import json, math
+import math
 import numpy as np
 import pandas as pd
 import pytest

@@ -2,7 +2,7 @@
 import json, os, shutil, warnings
 import numpy as np, pandas as pd, pytest, torch
 import brainrecon.data.eeg_imagenet as module
-from brainrecon.core.checks import LeakError, UnknownError
+from brainrecon.core.checks import LeakError
 from brainrecon.data.eeg_imagenet import BlockConfounded, authors_side, ch62, held_out_categories, load_eeg_imagenet, read_marked, recording, usable_eeg_imagenet
 from brainrecon.data.eeg_imagenet_tree import write_eeg_imagenet
 from brainrecon.data.splits import Splits, check_leak

@@ -6,7 +6,7 @@ from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, 
 from brainrecon.core.checkpoint import save_weights
 from brainrecon.encoders.given import option_names
 from brainrecon.encoders.small import small_encoder, small_encoders
-from brainrecon.encoders.door import eeg_encoder, eeg_encoders, encoder_name, load_released, other_names
+from brainrecon.encoders.door import eeg_encoder, eeg_encoders, load_released
 from brainrecon.encoders.eeg_networks import ATM, NICE, ChannelTransformer, ConvEncoder, EEGNet, TSConv, samples_left
 
 names = ['P7', 'P3', 'Pz', 'P4', 'P8', 'O1', 'Oz', 'O2']

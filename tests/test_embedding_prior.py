@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import PriorTransformer
 from brainrecon.core.checkpoint import save_weights
-from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
+from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ReconError, ShapeError, ValuesError, seeded
 from brainrecon.priors.embedding_prior import EmbeddingPrior, load_embedding_prior, noise_levels, save_embedding_prior, set_scale, train_embedding_prior
 
 small = dict(depth=1, heads=2, head=8, levels=20)

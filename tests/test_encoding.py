@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import explained_variance_score, r2_score
 from brainrecon.core.checks import ChannelError, CheckpointError, FolderError, LeakError, ParameterError, ShapeError, UnknownError, ValuesError
 from brainrecon.data.trials import Trials
-from brainrecon.decoders.encoding import EncodingModel, best_penalties, load_encoding, main_axes, make_galleries, save_encoding
+from brainrecon.decoders.encoding import EncodingModel, best_penalties, load_encoding, make_galleries, save_encoding
 from brainrecon.decoders.retrieval import Gallery, shuffle_pairs
 from brainrecon.metrics.encoding import (brain_correlation, ceilings, choose_voxels, in_ceiling_units, pattern_r, predicted_voxels, score_responses,
     synthesis_scores, voxel_interval, voxelwise)

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, ValuesError, seeded
 from brainrecon.generators import fast
 from brainrecon.generators.fast import Brush, OneDNN, Quick, QuickDecoder, corner_weights, draw_scales_at_once, drawing_cost, enlarged, has_onednn, light, mapped, mapped_pair, picture_work
-from brainrecon.generators.sampling import picture_noise, sample
+from brainrecon.generators.sampling import sample
 from brainrecon.generators.var import VAR, save_var, var_configs
 from brainrecon.generators.vqvae import VQVAE, save_vqvae, vqvae_256
-from brainrecon.jobs.generation_speed import compared, difference_rows, lively, theirs, timed_draws, write_networks
+from brainrecon.jobs.generation_speed import compared, difference_rows, lively, timed_draws, write_networks
 
 shape = dict(vocab=40, z=8, patch_nums=(1, 2, 3, 4))
 

@@ -1,6 +1,5 @@
 "Downloads from a hostile server: the bytes are right and whole under the final name, or there is nothing under it and a message that says why."
-import hashlib, json, os, signal, subprocess, sys, threading, time
-from pathlib import Path
+import hashlib, os, signal, subprocess, sys, threading, time
 import numpy as np
 import pytest
 from notebooks import ROOT
@@ -9,7 +8,7 @@ from brainrecon.core import ask as asking
 from brainrecon.core.ask import FetchError, ask
 from brainrecon.core.checks import FileError, FolderError, MissingWeights, ParameterError, UnsafeError
 from brainrecon.core import fetch
-from brainrecon.core.fetch import beside, digest, fetch_file, inside
+from brainrecon.core.fetch import beside, fetch_file, inside
 
 BODY = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 OTHER = BODY[::-1]

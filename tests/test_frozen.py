@@ -3,9 +3,9 @@ import importlib, re
 import numpy as np
 import pytest
 import torch
-from brainrecon.alignment.feature_cache import features, stored_features
+from brainrecon.alignment.feature_cache import features
 from brainrecon.alignment.imported import content_of, import_features, parquet_parts, read_rows
-from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, ParameterError, ReconError, UnknownError, seeded
+from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, ReconError, UnknownError, seeded
 from brainrecon.core.files import sha256
 from brainrecon.data.assets import asset, table
 from brainrecon.data.pictures import load_pictures

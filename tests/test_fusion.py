@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from brainrecon.alignment.contrast import info_nce
 from brainrecon.alignment.fusion import (FusionEncoder, Mix, blur_kernels, blur_match, fovea, key_of, load_fusion, mmd, official_state, respelled, save_fusion, ubp_loss, ubp_similarity)
-from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, UnsafeError, seeded
+from brainrecon.core.checks import CheckpointError, FileError, FolderError, MissingWeights, ParameterError, ShapeError, UnknownError, UnsafeError, seeded
 
 widths = {'RN50': 6, 'vae': 16, 'CLIP-ViT-B-32-laion2B-s34B-b79K': 5}
 def made(b=4, seed=1, **how):

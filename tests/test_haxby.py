@@ -12,7 +12,7 @@ import pytest
 import torch
 from brainrecon.alignment.cascade import hierarchy_loss
 from brainrecon.core.checks import FileError, ParameterError, ShapeError, UnknownError
-from brainrecon.data.haxby import haxby_files, haxby_labels, haxby_or_simulated, read_haxby, write_haxby
+from brainrecon.data.haxby import haxby_files, haxby_or_simulated, read_haxby, write_haxby
 from brainrecon.data.recordings_tree import categories
 from brainrecon.decoders.categories import decode_categories
 from brainrecon.decoders.haxby import category_pictures, category_space, decode_hierarchy, decode_ridge, fit_encoder, run_folds, scrambled, shuffled_labels, stand_ins

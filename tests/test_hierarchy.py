@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from brainrecon.core.checkpoint import save_weights
 from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, UnsafeError, seeded
-from brainrecon.encoders.hierarchy import BranchDecoder, HierarchyEncoder, RegionMap, VoxelMap, hierarchy_sizes, load_hierarchy, region_rows, save_hierarchy
+from brainrecon.encoders.hierarchy import BranchDecoder, HierarchyEncoder, VoxelMap, hierarchy_sizes, load_hierarchy, save_hierarchy
 
 small = dict(tokens=5, text_tokens=3, width=16, heads=2, ff=24, hidden=(12, 8), context=6, dropout=0.)
 def built(voxels=20, seed=0, **more):

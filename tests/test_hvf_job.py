@@ -13,7 +13,6 @@ from brainrecon.data.assets import asset
 from brainrecon.data.pictures import load_pictures
 from brainrecon.decoders.hvf import HVF, samga
 from brainrecon.decoders.retrieval import load_decoder
-from brainrecon.jobs.decode import leave_out
 from brainrecon.jobs.hvf import (Fused, Seen, check_hvf, check_networks, fit_hvf, gain_rows, hvf_name, hvf_papers, hvf_settings, mistake_rows, parse_combinations, parse_sets, plan_hvf, posterior,
     rule_of, rules, score_hvf, set_weights, sets_of, show_ablation, show_mistakes, show_weights)
 from brainrecon.jobs.parameters import find_job, read_yaml, resolve

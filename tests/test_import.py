@@ -1,6 +1,5 @@
 "The library opens quickly and alone: optional packages are really optional, and the wheel holds what the library needs."
 import os, re, subprocess, sys, time, zipfile
-from pathlib import Path
 import pytest
 from notebooks import ROOT, all_notebooks, is_job
 

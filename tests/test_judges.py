@@ -1,5 +1,5 @@
 """Judges and reconstructions: the right network, node and preprocessing; weights accounted for tensor by tensor; rules, blends, controls and skipped lines named for what they are."""
-import dataclasses, hashlib, importlib.util, re
+import dataclasses, hashlib, importlib.util
 import numpy as np
 import pytest
 import torch
@@ -9,7 +9,7 @@ from brainrecon.core.checks import CheckpointError, FileError, MissingExtra, Mis
 from brainrecon.metrics import judges as J
 from brainrecon.metrics.identification import correlation_distance, two_way
 from brainrecon.metrics.judges import custom_judge, judge_table, load_judge
-from brainrecon.metrics.reconstructions import Evaluation, Stack, derangement, evaluate_pictures, rank
+from brainrecon.metrics.reconstructions import derangement, evaluate_pictures, rank
 from brainrecon.data.pictures import load_pictures
 
 models = pytest.importorskip('torchvision.models')

@@ -1,5 +1,6 @@
 "MindHier's decoder beyond its pages: what may move, runs that are stopped, captions, people, joined levels, other recordings, files."
 from dataclasses import replace
+from functools import partial, wraps
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,13 +9,15 @@ from brainrecon.core.checks import LeakError, ParameterError, ReconError, ShapeE
 from brainrecon.data.pictures import Pictures
 from brainrecon.data.trials import Trials
 from brainrecon.decoders import mindhier as module
-from brainrecon.decoders.drawing import load_drawer
-from brainrecon.decoders.hierarchy import HierarchyDecoder, Joined, Teller, as_level_gallery, level_likeness
+from brainrecon.decoders.avde_stages import to_side
+from brainrecon.decoders.drawing import draw_seeds, load_drawer
+from brainrecon.decoders.hierarchy import HierarchyDecoder, Joined, Teller, as_level_gallery, level_likeness, one_person, released_hierarchy
 from brainrecon.decoders.mindhier import MindHier, concept_folds, flat_told
-from brainrecon.decoders.retrieval import load_decoder, shuffle_pairs
+from brainrecon.decoders.retrieval import load_decoder, save_decoder, shuffle_pairs
+from brainrecon.encoders.hierarchy import HierarchyEncoder, load_hierarchy, save_hierarchy
 from brainrecon.generators.sampling import still
 from brainrecon.generators.switti import Switti
-from brainrecon.generators.vqvae import VQVAE
+from brainrecon.generators.vqvae import VQVAE, to_signed, to_uint8
 
 stage_one = dict(hidden=(48,), context=4, heads=2, ff=32, dropout=.1, epochs=25, batch_size=32, lr=3e-3, temperature=.2, noise=.2)
 sizes = dict(depth=2, width=32, heads=2)
@@ -42,7 +45,7 @@ def tokenizer():
 def brain(w): return HierarchyDecoder(**stage_one).fit(*w[:2], w[3], device='cpu')
 
 def fitted(w, tokenizer, brain=None, steps=12, **how):
-    return MindHier(dict(sizes, **how.pop('sizes', {})), tokenizer, brain, align=stage_one | dict(epochs=5), teach=dict(steps=steps, batch_size=16, lr=3e-3), sampling=dict(guidance=1., top_k=0, top_p=0.), device='cpu', **how).fit(w[0], w[1], w[4], w[3])
+    return MindHier(dict(sizes, **how.pop('sizes', {})), tokenizer, brain, align=stage_one | dict(epochs=5), teach=dict(steps=steps, batch_size=16, lr=3e-3) | how.pop('teach', {}), sampling=dict(guidance=1., top_k=0, top_p=0.), device='cpu', **how).fit(w[0], w[1], w[4], w[3])
 
 same = lambda a, b: a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -73,12 +76,13 @@ def test_stopped_and_gone_on_with_it_is_the_same(w, tmp_path, monkeypatch):
     assert any('goes on from step' in l for l in lines) and same(whole.model.state_dict(), again.model.state_dict()) and np.array_equal(whole.embed(valid), again.embed(valid))
 
 def test_captions_change_with_the_step_and_teach_the_half_for_text():
-    train, valid, test, g, _ = world(text=3); d = HierarchyDecoder(**stage_one | dict(epochs=2, text_levels=2)); seen = []
+    train, valid, test, g, _ = world(text=3); d = HierarchyDecoder(**stage_one | dict(epochs=2, text_levels=2))
     real = g.text; wanted = d.fit(train, valid, g, device='cpu'); assert real.shape == (210, 3, 4, 8) and wanted.model.text_decoder.query.shape == (4, 8) and wanted.read(test).text.shape == (30, 4, 8)
     d.data, d.steps = (d.flat(train), g.rows(train.pictures), g, None), 9
     with torch.no_grad(): d.model.eval(); terms = [float(d.loss(d.model, (torch.arange(8), torch.tensor(s/8)))['mse_text']) for s in range(4)]
     assert len(set(terms[:3])) == 3 and terms[0] == terms[3]
     with pytest.raises(ShapeError, match='joined'): g + as_level_gallery(g.levels, g.pictures, g.concepts)
+    with pytest.raises(ShapeError, match='captions of width 4'): as_level_gallery(g.levels, g.pictures, g.concepts, g.text[:][..., :4])
 
 def test_people_have_maps_of_their_own(w):
     train, valid, test, g, _ = world(people=('a', 'b')); d = HierarchyDecoder(**stage_one).fit(train, valid, g, device='cpu')
@@ -87,6 +91,8 @@ def test_people_have_maps_of_their_own(w):
     turned = replace(test, table=test.table.assign(subject=['b' if s == 'a' else 'a' for s in test.table.subject])); assert min(level_likeness(d, test, g)) > max(level_likeness(d, turned, g)) + .15
     with pytest.raises(UnknownError, match='person'): d.read(replace(test, table=test.table.assign(subject='c')))
     with pytest.raises(ParameterError, match='one person at a time'): Teller(d.model)
+    for levels in (0, 4, 'all'):
+        with pytest.raises(ParameterError): Teller(encoder(), levels)
 
 def test_regions_by_name_and_by_place(w, tmp_path):
     train, valid, test, g, _ = w; how = stage_one | dict(epochs=2); by_name = HierarchyDecoder(regions='names', **how).fit(train, valid, g, device='cpu'); by_place = HierarchyDecoder(regions={'V': range(0, 40, 2), 'A': np.arange(40) % 2 == 1}, **how).fit(train, valid, g, device='cpu')
@@ -101,6 +107,47 @@ def test_joined_levels_stay_on_disk(tmp_path):
     assert j.shape == (12, 3, 4) and len(j.arrays) == 3 and isinstance(j.arrays[0], np.memmap) and isinstance(j.flat().arrays[0], np.memmap)
     for rows in (3, -1, slice(2, 9, 3), [11, 0, 0, 6], np.arange(12) % 5 == 0): assert np.array_equal(j[rows], np.concatenate([a, a, a[:2]])[rows])
     with pytest.raises(IndexError): j[12]
+
+# ---- released files as brain sides
+
+like_release = dict(tokens=3, width=8, levels=3, text_tokens=4, text_levels=2, heads=2, ff=32, hidden=(24, 12), context=4)   # the class of the release, in small
+def encoder(voxels=40, seed=5, **more):
+    with seeded(seed): return HierarchyEncoder(voxels, **like_release | more).eval()
+def released_file(at, net): torch.save(dict(epoch=99, model_state_dict={f'module.{k}': v for k, v in net.state_dict().items()}, lr=1e-4), at); return at
+
+def test_a_released_file_is_a_brain_side(w, tokenizer, tmp_path):
+    "Its levels are those of the file, number for number, on voxels as they come; it goes into a file of ours and into stage two."
+    train, valid, test, g, _ = w; file = released_file(tmp_path/'last-hierarchy-vitl.pth', encoder()); d = released_hierarchy(file, train, g, heads=2); own = load_hierarchy(file, heads=2)[0]; x = 7*torch.from_numpy(test.x[:30]) + 2
+    with torch.no_grad(): straight = own(torch.cat([x, x[-1:], x[-1:]]))     # blocks of 32, the last row repeated
+    said = d.read(replace(test, x=x.numpy())); assert all(torch.equal(a, b[:30]) for a, b in zip((*said.levels, said.image, said.text), (*straight.levels, straight.image, straight.text)))
+    assert same(d.model.state_dict(), own.state_dict()) and d.recording['people'] == ['1'] and d.recording['targets'] == dict(levels=3, tokens=3, width=8, text_tokens=4) and not any(p.requires_grad for p in d.model.parameters())
+    again = load_decoder(save_decoder(d, tmp_path/'ours.safetensors')); assert np.array_equal(again.embed(test), d.embed(test)) and again.recording == d.recording and torch.equal(again.told(test).tokens[0], d.told(test).tokens[0])
+    assert d.retrieve(test[:3], g[180:], 2) == again.retrieve(test[:3], g[180:], 2)
+    with pytest.raises(LeakError): again.refuse(train.concepts[:1])
+    again.refuse(test.concepts); m = fitted(w, tokenizer, again, 2); assert m.draw(test[:2]).shape[0] == 2 and 'released' in m.account['brain']
+    back = load_drawer(m.save(tmp_path/'m.safetensors')); back.device = 'cpu'; assert np.array_equal(back.draw(test[:2]), m.draw(test[:2])) and back.brain.recording['released'] == d.recording['released']
+
+@pytest.mark.parametrize('regions', [False, True])
+def test_one_of_several_people(w, tmp_path, regions):
+    train, _, test, g, _ = w; people = {'a': 30, 'b': 40}; net = encoder(people, regions={p: dict(V=range(0, n, 2), A=np.arange(n) % 2 == 1) for p, n in people.items()} if regions else None)
+    x = torch.from_numpy(test.x[:5])
+    with torch.no_grad(): want = net(x, 'b'); got = one_person(net, 1)(x)
+    assert all(torch.equal(a, b) for a, b in zip(got.levels, want.levels)) and torch.equal(got.text, want.text) and list(one_person(net, 0).people.values()) == [30]
+    if regions: save_hierarchy(tmp_path/'r.safetensors', net)
+    file = tmp_path/'r.safetensors' if regions else released_file(tmp_path/'r.pth', net); d = released_hierarchy(file, train, g, subject=2, heads=2); Teller(d.model)
+    again = load_decoder(d.save(tmp_path/'d.safetensors')); assert torch.equal(again.read(test).levels[0], d.read(test).levels[0]) and np.allclose(d.read(test[:5]).levels[2], want.levels[2], atol=1e-5)
+    for subject, words in ((0, r'1 \(30 voxels\), 2 \(40 voxels\)'), (3, 'place of one'), (1, 'reads 30'), (-1, 'subject')):
+        with pytest.raises(ReconError, match=words): released_hierarchy(file, train, g, subject=subject, heads=2)
+
+@pytest.mark.parametrize('sizes, words', [(dict(tokens=4), 'tokens 3'), (dict(width=16), 'width 8'), (dict(levels=2), 'levels 3')])
+def test_released_files_for_other_levels(w, tmp_path, sizes, words):
+    with pytest.raises(ShapeError, match=words): released_hierarchy(released_file(tmp_path/'r.pth', encoder(**sizes)), w[0], w[3], heads=2)
+
+def test_released_files_and_other_trials(w, tmp_path):
+    train, _, test, g, _ = w; file = released_file(tmp_path/'r.pth', encoder())
+    with pytest.raises(ShapeError, match='30 voxels'): released_hierarchy(file, replace(train, x=train.x[:, :30], names=train.names[:30]), g, heads=2)
+    with pytest.raises(ParameterError, match='2 people'): released_hierarchy(file, world(people=('a', 'b'))[0], g, heads=2)
+    with pytest.raises(ParameterError, match='level_gallery'): released_hierarchy(file, train, None, heads=2)
 
 # ---- stage two
 
@@ -123,10 +170,39 @@ def test_each_scale_is_told_its_level(w, tokenizer, brain):
 def test_a_drawing_does_not_depend_on_its_neighbours(w, tokenizer, brain):
     m = fitted(w, tokenizer, brain); test = w[2]; many = m.draw(test, n=2, seed=3)
     assert np.array_equal(m.draw(test[4:9], n=2, seed=3), many[4:9]) and np.array_equal(m.trace(test[4:6], seed=3)[:, -1], many[4:6, 0]) and not np.array_equal(m.draw(test, seed=4)[:, 0], many[:, 0])
-    told = m.brain.told(test); assert np.array_equal(m.code(test), flat_told(told)) and np.array_equal(m.paint(m.code(test)[4:5], 1, module.draw_seeds(test[4:5].table, 1, 3))[0, 0], many[4, 0])
+    told = m.brain.told(test); assert np.array_equal(m.code(test), flat_told(told)) and np.array_equal(m.paint(m.code(test)[4:5], 1, draw_seeds(test[4:5].table, 1, 3))[0, 0], many[4, 0])
 
-def test_stage_two_stopped_and_gone_on_with(w, tokenizer, brain, tmp_path, monkeypatch):
-    whole = fitted(w, tokenizer, brain, folder=tmp_path/'whole'); calls, real = [], Switti.forward
+@pytest.mark.parametrize('how', [{}, dict(batch=7), dict(fast=True), dict(fast=True, batch=7)])
+def test_drawings_are_made_a_batch_at_a_time(w, tokenizer, brain, monkeypatch, how):
+    "As all at once, bit by bit; no more than a batch is told, and all of it as 8 bits before the next."
+    m = fitted(w, tokenizer, brain, 2); test, n = w[2][:13], 3; codes, seeds = m.code(test), draw_seeds(test.table, n, 5); tell = Teller(m.brain.model); tell(torch.zeros(1, 40)); told = module.as_told(np.repeat(codes, n, 0), 3, 8, tell.none)
+    whole = m.brush(m.switti, m.vqvae, told, seeds=seeds.reshape(-1), trace=True, **m.how_to_draw(how)); seen, real = [], type(m.brush).__call__
+    def brush(self, switti, vqvae, told, **k): seen.append(len(told)); return real(self, switti, vqvae, told, **k)
+    monkeypatch.setattr(type(m.brush), '__call__', brush); got = m.render(codes, n, seeds, how, True)
+    want = np.stack([to_side(to_uint8(2*img.float() - 1), m.about['shape']) for img in whole.trace], 1).reshape(13, n, 2, *m.about['shape'], 3); assert np.array_equal(got, want)
+    assert sum(seen) == 39 and max(seen) == how.get('batch', 16) and np.array_equal(m.reconstruct(test, n, 5, **how), got[:, :, -1])
+    with pytest.raises(ParameterError, match='batch'): m.reconstruct(test, batch=0)
+
+def test_cuts_are_parts_of_the_pictures(w, tokenizer):
+    "Each cut is a part of the enlarged picture, as tall and wide as the picture was; seeds and names decide, not neighbours."
+    ids = w[4].table.picture.tolist()[:5]; cuts = module.cut_codes(tokenizer, [w[4]], ids, 1.125, 6, 3); big = to_side(w[4].img[:5], 18); assert cuts.shape == (5, 6, 5) and cuts.dtype == np.int32
+    for img, row in zip(big, cuts):
+        every = {tuple(torch.cat(tokenizer.indices(to_signed(img[None, a:a+16, b:b+16])), 1)[0].tolist()) for a in range(3) for b in range(3)}; assert {tuple(r) for r in row.tolist()} <= every
+    assert np.array_equal(module.cut_codes(tokenizer, [w[4]], ids[3:], 1.125, 6, 3), cuts[3:]) and not np.array_equal(module.cut_codes(tokenizer, [w[4]], ids, 1.125, 6, 4), cuts)
+    for crop, crops in ((.9, 2), (1.01, 2), (9, 2), ('big', 2), (1.2, 0), (1.2, 1.5)):
+        with pytest.raises(ParameterError): MindHier(sizes, tokenizer, teach=dict(crop=crop, crops=crops))
+
+def test_learning_from_cuts(w, tokenizer, brain, monkeypatch):
+    "Cuts are what is learned from, whole pictures what is chosen by; crop=1 is what no option is."
+    seen, real = {}, module.train_generator
+    @wraps(real)
+    def train(switti, vqvae, x, words, rows, valid, *a, **k): seen.update(words=words, valid=valid[1]); return real(switti, vqvae, x, words, rows, valid, *a, **k)
+    monkeypatch.setattr(module, 'train_generator', train); plain = fitted(w, tokenizer, brain); codes = seen['words']; one = fitted(w, tokenizer, brain, teach=dict(crop=1, crops=3)); assert np.array_equal(seen['words'], codes) and same(plain.switti.state_dict(), one.switti.state_dict())
+    held = seen['valid']; m = fitted(w, tokenizer, brain, 40, teach=dict(crop=1.25, crops=3)); ids = sorted(w[0].pictures); assert np.array_equal(seen['words'], module.cut_codes(tokenizer, [w[4]], ids, 1.25, 3)) and np.array_equal(seen['valid'], held) and '3 random cuts' in m.account['pictures'] and 'pictures' not in plain.account
+
+@pytest.mark.parametrize('teach', [{}, dict(crop=1.25, crops=3)])
+def test_stage_two_stopped_and_gone_on_with(w, tokenizer, brain, tmp_path, monkeypatch, teach):
+    fitted = partial(globals()['fitted'], teach=teach); whole = fitted(w, tokenizer, brain, folder=tmp_path/'whole'); calls, real = [], Switti.forward
     def stop(self, *a, **k):
         calls.append(self.training)
         if sum(calls) == 8: raise Stop

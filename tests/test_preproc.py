@@ -1,6 +1,5 @@
 "Preprocessing and the raw pipeline: equal to MNE, scikit-learn and the published way; small in memory; whole after any interruption."
 import shutil, tracemalloc
-from dataclasses import replace
 import mne
 import numpy as np
 import pandas as pd
@@ -11,8 +10,7 @@ from sklearn.utils import shuffle
 from brainrecon.core.checks import LeakError, ValuesError
 from brainrecon.data import things_eeg_raw as raw
 from brainrecon.data.preproc import (choose_repetitions, cut_epochs, epoch_map, find_events, fit_whitener, get_preset, noise_covariance, presets, published_place,
-    published_seed, shrunk_sum, shuffled, target_code, whitening_matrix)
-from brainrecon.data.simulated_meeg import ch63
+    published_seed, shrunk_sum, shuffled, whitening_matrix)
 from brainrecon.data.things_eeg_raw_tree import plain_session, plain_whitening, write_session, write_things_eeg_raw
 from brainrecon.data.splits import Sealed, check_leak
 from brainrecon.data.trials import Trials

@@ -1,5 +1,5 @@
 "Rates, weight decay and groups: what a step gets, that nothing changed for runs without groups, and that runs with groups go on exactly after a stop or a kill."
-import json, os, signal, subprocess, sys, textwrap
+import json, signal, subprocess, sys, textwrap
 from pathlib import Path
 import numpy as np
 import pytest

@@ -1,11 +1,11 @@
 "Readers of untrusted files: what they give equals what the plain loaders give, and nothing that is broken or hostile gets further than a message."
-import io, os, pickle, pickletools, resource, struct, subprocess, sys, tracemalloc, warnings, zipfile
+import os, pickle, pickletools, resource, struct, subprocess, tracemalloc, warnings, zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path, PurePosixPath
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
-from brainrecon.core.checks import FileError, MissingWeights, ReconError, ShapeError, UnsafeError
+from brainrecon.core.checks import FileError, MissingWeights, ReconError, UnsafeError
 from brainrecon.core.pickles import open_pickle
 from brainrecon.core.readers import check_signal, file_mark, read_dict, read_h5, read_npy, read_torch, refuse_twins
 import brainrecon.core.sources as sources

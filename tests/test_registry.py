@@ -6,7 +6,7 @@ import pytest
 from notebooks import ROOT
 from server import Act, Server, busy, cut, page, site    # noqa: F401  (site is a fixture)
 from brainrecon.core.ask import FetchError
-from brainrecon.core.checks import FileError, FolderError, MissingWeights, ParameterError, UnsafeError
+from brainrecon.core.checks import FileError, FolderError, MissingWeights, UnsafeError
 from brainrecon.data import assets, listings, registry
 from brainrecon.data.assets import Asset, Part, asset, table
 from brainrecon.data.listings import list_figshare, list_hub, list_osf, list_s3, list_source

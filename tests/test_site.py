@@ -1,5 +1,5 @@
 "The site: every notebook has a page that is drawn whole, no link is broken, and it looks right in a browser, wide and narrow, light and dark."
-import functools, http.server, json, os, re, shutil, subprocess, sys, threading
+import functools, http.server, re, shutil, subprocess, sys, threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

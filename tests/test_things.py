@@ -3,7 +3,6 @@ import json, pickle, re, shutil
 from dataclasses import replace
 import mne
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from brainrecon.core.checks import ChannelError, FileError, MissingWeights
@@ -17,7 +16,6 @@ from brainrecon.data.things_meg import load_things_meg, usable_things_meg
 from brainrecon.data.things_meg_tree import write_things_meg
 from brainrecon.data.things_pictures import metadata_name, picture_folders, things_table, write_things_images
 from brainrecon.data.splits import check_leak
-from brainrecon.data.trials import load_trials
 from brainrecon.jobs.parameters import find_job
 
 SIZE = dict(n_concepts=3, n_test=3, per=2)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from brainrecon.core.checks import CheckpointError, MissingWeights, ParameterError, ReconError, ShapeError, UnknownError, ValuesError, seeded
 from brainrecon.generators.sampling import blend, choose, draw_scales, filter_logits, guidance_at, guided, picture_noise, picture_seeds, sample
-from brainrecon.generators.var import VAR, Cache, config_from, fill_var, initialise, load_var, save_var, sides_from, var_configs
+from brainrecon.generators.var import VAR, config_from, fill_var, initialise, load_var, save_var, sides_from, var_configs
 from brainrecon.generators.vqvae import VQVAE
 
 sides = (1, 2, 3)

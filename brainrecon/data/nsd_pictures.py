@@ -33,6 +33,7 @@ def check_numbers(
 def picture_source(
     root,
     kind:str=None,   # 'coco', 'nsd' or 'png'; the first that is there if None
+    size:int=224,    # height and width that are asked for: above 224, as large as 'coco' has them, the others come first
 ):                   # (kind, file or folder)
     "Where this tree keeps its pictures."
     root = nsd_root(root); files = dict(coco=root/'coco_images_224_float16.hdf5', nsd=root/'nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5')
@@ -43,7 +44,7 @@ def picture_source(
     if kind is not None: known(kind, ['coco', 'nsd', 'png'], 'kind of picture file')
     if not have or kind is not None and kind not in have: raise MissingWeights(f'{root.name!r} holds no pictures' + (f' of kind {kind!r};' if kind else ';'), f'it has: {", ".join(have)}.' if have else '`coco_images_224_float16.hdf5`, `nsd_stimuli.hdf5` or `image_000000.png` were expected.',
         'Pictures are fetched apart from the responses.', 'Fetch them: `brainrecon data plan nsd`.')
-    return (kind, have[kind]) if kind else next(iter(have.items()))
+    return (kind, have[kind]) if kind else next((k, have[k]) for k in (('coco', 'nsd', 'png') if size <= 224 else ('nsd', 'png', 'coco')) if k in have)
 
 # %% ../../nbs/01_data/13e_nsd_pictures.ipynb #3f41b45e
 def read_pictures(
@@ -79,7 +80,7 @@ def nsd_pictures(
     memory:int=2**28,   # bytes above which the pictures are kept in a file
 )->Pictures:
     "Pictures of NSD by number."
-    ids, size = check_numbers(indices), check_size(size); kind, path = picture_source(root, kind)
+    ids, size = check_numbers(indices), check_size(size); kind, path = picture_source(root, kind, size)
     if len(np.unique(ids)) < len(ids): raise UnknownError(f'picture {pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]} is asked for twice;', 'each once was expected.', 'Pictures of trials repeat.', 'Use `trials.table.image.unique()`.')
     names = [f'image_{i:06d}' for i in ids]; test = np.isin(ids, list(shared))
     table = pd.DataFrame(dict(picture=names, concept=names, name=names, split=np.where(test, 'test', 'train'), exemplar=0, group=ids))

@@ -23,13 +23,11 @@ from ..core.rates import FitOptions, check_number
 from ..data.pictures import Pictures
 from ..data.trials import Trials
 from .avde import pack_avde, packaged_avde, stage_folder
-from .avde_painter import Painter
-from .avde_stages import to_side
+from .avde_painter import Painter, frames_of
 from .drawing import Drawer, check_some, decoder_file, draw_seeds, load_drawer, save_drawer
 from .mindeye import MindEyeDecoder
 from .retrieval import Decoder, Gallery, RidgeDecoder, as_gallery, check_candidates, cosine, load_decoder, make_gallery, save_decoder
 from ..generators.sampling import sample
-from ..generators.vqvae import to_uint8
 from ..priors.embedding_prior import EmbeddingPrior, load_embedding_prior, save_embedding_prior, train_embedding_prior
 
 # %% ../../nbs/06_decoders/08a_embedding_drawer.ipynb #9a5b070f
@@ -161,8 +159,8 @@ def points(self, trials:Trials, n:int=1, seed:int=0)->np.ndarray:  # `b n d`
 
 def render(self, e, seeds)->np.ndarray:  # `b n h w 3`, uint8
     "Drawings of embeddings `b n d`."
-    out = self.painter.paint(np.asarray(e, 'float32').reshape(-1, e.shape[-1]), np.asarray(seeds).reshape(-1), str(self.device), **self.config['sampling'])
-    return to_side(to_uint8(2*out.img.float() - 1), self.about['shape']).reshape(*e.shape[:2], *self.about['shape'], 3)
+    codes, how = np.asarray(e, 'float32').reshape(-1, e.shape[-1]), self.config['sampling']; stroke = lambda at, seeds: self.painter.paint(codes[at], seeds, str(self.device), **how)
+    return frames_of(stroke, np.arange(len(codes)), np.asarray(seeds).reshape(-1), self.about['shape'], how.get('batch')).reshape(*e.shape[:2], *self.about['shape'], 3)
 
 EmbeddingDrawer.given, EmbeddingDrawer.aim, EmbeddingDrawer.points, EmbeddingDrawer.render = given, aim, points, render
 

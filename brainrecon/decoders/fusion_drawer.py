@@ -20,9 +20,9 @@ from ..core.checks import CheckpointError, LeakError, MissingWeights, ParameterE
 from ..core.checks import device as find_device
 from ..core.files import array_hash, load_arrays, load_json, save_json, sha256
 from ..data.trials import Trials
-from .avde import stage_folder
+from .avde import same_files, stage_folder
 from .avde_stages import to_side, weights_mark
-from .drawing import Drawer, check_some, decoder_file, draw_seeds, save_drawer
+from .drawing import Drawer, check_some, decoder_file, draw_seeds
 from .hvf import HVF, embedding_gallery
 from .retrieval import Gallery, as_gallery, load_decoder, save_decoder
 from ..encoders.latents import TinyAutoencoder, load_autoencoder, save_autoencoder
@@ -110,9 +110,7 @@ def packaged_fusion(
     if absent: raise MissingWeights(f'{", ".join(absent)} of the embedded Fusion Prior are absent;' if at == fusion_folder else f'{at.name!r} lacks {", ".join(absent)};', f'card.json, {", ".join(fusion_files)} were expected.', 'They come with the package, or are made by its job.', 'Install the package again, or type `brainrecon run build/04_fusion_prior`.')
     card = load_json(at/'card.json'); said = card.get('files', {}) if isinstance(card, dict) else {}
     if set(fusion_files) - set(said) or not isinstance(card.get('concepts'), list) or not isinstance(card.get('sets'), dict): raise CheckpointError('card.json does not describe a Fusion Prior;', '`files`, `concepts` and `sets` were expected.', 'It was changed, or another program wrote it.', 'Write it with `pack_fusion`.')
-    for f in fusion_files:
-        if sha256(at/f) != said[f].get('sha256'): raise CheckpointError(f'{f!r} is not the file of the card;', f'SHA-256 {str(said[f].get("sha256"))[:16]}... was expected, {sha256(at/f)[:16]}... was found.', 'It was replaced or copied in part.', 'Install the package again, or pack the parts again.')
-    return load_autoencoder(at/fusion_files[0]), load_prior(at/fusion_files[1]), load_scale(at/fusion_files[2]), card
+    same_files(at, fusion_files, said); return load_autoencoder(at/fusion_files[0]), load_prior(at/fusion_files[1]), load_scale(at/fusion_files[2]), card
 
 # %% ../../nbs/06_decoders/07_fusion_drawer.ipynb #8a69dcb9
 class FusionDrawer(Drawer):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Joined', 'LevelGallery', 'as_level_gallery', 'level_gallery', 'as_levels', 'HierarchyDecoder', 'named_regions',
-           'no_bias_decay', 'level_likeness', 'Teller']
+           'no_bias_decay', 'level_likeness', 'Teller', 'one_person', 'released_hierarchy']
 
-# %% ../../nbs/06_decoders/09a_hierarchy.ipynb #c2d77ddc
-import math
+# %% ../../nbs/06_decoders/09a_hierarchy.ipynb #c474a3b0
+import math, re
 import numpy as np
 import torch
 from dataclasses import dataclass
@@ -17,16 +17,15 @@ from ..alignment.cascade import hierarchy_loss, level_targets
 from ..alignment.contrast import identify
 from ..alignment.targets import Standardise
 from ..core.batches import Batches, whole_number
-from ..core.checkpoint import fill
 from ..core.checks import ParameterError, ShapeError, check_shape, known, seeded
 from ..core.files import array_hash
 from ..core.fit import Fit, fit_options
-from ..core.rates import check_number
+from ..data.splits import refuse_test
 from ..data.trials import Trials
-from .avde_stages import arrays_of, weights_of
 from .hvf import Numbered
-from .retrieval import Decoder, Gallery, check_candidates
-from ..encoders.hierarchy import HierarchyEncoder, Levels
+from .mindeye import NetDecoder, plain_settings
+from .retrieval import Gallery, Scale, check_candidates, recording_of
+from ..encoders.hierarchy import HierarchyEncoder, Levels, load_hierarchy
 from ..generators.levels import Told
 
 # %% ../../nbs/06_decoders/09a_hierarchy.ipynb #d28ad468
@@ -68,7 +67,8 @@ def as_level_gallery(
     if not levels: raise ShapeError('`levels` is empty;', 'one array for each level was expected.', '', 'Give a list, shallow first.')
     levels = [Joined(z) for z in levels]; text = None if text is None else Joined(text)
     for m, z in enumerate(levels): check_shape(z, 'b n d', f'levels[{m}]', b=len(pictures), n=levels[0].shape[1], d=levels[0].shape[2])
-    if text is not None: check_shape(text, 'b c n d', 'text', b=len(pictures))
+    wide = levels[0].shape[2]
+    if text is not None and check_shape(text, 'b c n d', 'text', b=len(pictures)).shape[3] != wide: raise ShapeError(f'captions of width {text.shape[3]} beside levels of width {wide};', 'one width was expected.', 'One encoder speaks of both; axes make levels narrower, and not captions.', 'Give levels without `axes`, or leave the captions out.')
     return LevelGallery(levels[-1].flat(), list(pictures), list(concepts), None, levels, text)
 
 def level_gallery(
@@ -86,7 +86,7 @@ def as_levels(gallery)->LevelGallery:
     raise ParameterError('no gallery was given:' if gallery is None else f'`gallery` is of type {type(gallery).__name__}:', 'one with levels was expected.', 'Each level of the encoder aims at a layer of a picture network.', 'Give `gallery=level_gallery(pictures)`.')
 
 # %% ../../nbs/06_decoders/09a_hierarchy.ipynb #d5b432aa
-class HierarchyDecoder(Decoder):
+class HierarchyDecoder(NetDecoder):
     "MindHier's first stage: levels of tokens from fMRI."
     kind = 'hierarchy'
     def __init__(self,
@@ -99,10 +99,7 @@ class HierarchyDecoder(Decoder):
         warmup:float=2.,         # epochs in which the rate rises
     ):
         own = {k: v for k, v in locals().items() if k not in ('self', '__class__')}; known(loss, ['cascade', 'terminal', 'seed'], 'kind of loss')
-        for k, least in dict(seed=0, context=1, heads=1, ff=1, text_levels=1, epochs=1, batch_size=2).items(): own[k] = whole_number(own[k], k, least)
-        for k, (low, high) in dict(dropout=(0, 1), temperature=(0, math.inf), noise=(0, math.inf), warmup=(0, math.inf)).items():
-            check_number(own[k], k, .5)
-            if not low <= own[k] <= high or own[k] == 0 and k == 'temperature' or math.isinf(own[k]): raise ParameterError(f'`{k}={own[k]!r}` cannot be meant:', f'expected a number from {low} to {high}.' if high == 1 else 'expected a number above 0.', '', 'Leave it out to get the usual one.')
+        own = plain_settings(own, dict(seed=0, context=1, heads=1, ff=1, text_levels=1, epochs=1, batch_size=2), dict(dropout=(0, 1), temperature=(0, math.inf), noise=(0, math.inf), warmup=(0, math.inf)), ('temperature',))
         if not (regions is None or regions == 'names' or isinstance(regions, dict)): raise ParameterError(f'regions={regions!r:.40}:', "a dict, 'names' or None was expected.", 'Each region gets tokens of its own.', "Give `{'V1': range(100), 'V2': range(100, 180)}`, say.")
         if isinstance(regions, dict): own['regions'] = {str(k): np.asarray(v).tolist() for k, v in regions.items()}
         self.config = own | dict(hidden=list(hidden)); fit_options(lr=lr, weight_decay=weight_decay, precision=precision)
@@ -139,11 +136,6 @@ def owners(self:HierarchyDecoder, trials:Trials):   # a name for each, or None
 @patch(as_prop=True)
 def flat_size(self:HierarchyDecoder)->int: "Voxels."; return math.prod(self.recording['shape'])
 
-@patch
-def flat(self:HierarchyDecoder, trials:Trials)->Tensor:  # `b v`
-    "The scaled responses."
-    return torch.from_numpy(np.ascontiguousarray(self.signal(trials).reshape(len(trials), -1), 'float32'))
-
 # %% ../../nbs/06_decoders/09a_hierarchy.ipynb #28a5f037
 @patch
 def loss(self:HierarchyDecoder, model, batch)->dict:
@@ -176,7 +168,6 @@ def fit(self:HierarchyDecoder,
     "Train with a look at the held-out concepts after every epoch."
     c = self.config; as_levels(gallery); self.prepare(train, valid, gallery, as_released); r = self.recording; r['people'] = list(dict.fromkeys(map(str, train.table.subject)))
     r['targets'] = dict(levels=len(gallery.levels), tokens=gallery.levels[0].shape[1], width=gallery.levels[0].shape[2], text_tokens=0 if gallery.text is None else gallery.text.shape[2])
-    if gallery.text is not None: check_shape(gallery.text, 'b c n d', 'text', d=r['targets']['width'])
     if known(keep, ['best', 'last'], 'epoch to keep') == 'last': r['selection'] = 'last epoch'
     self.build(); x, rows = self.flat(train), gallery.rows(train.pictures); self.data = x, rows, gallery, self.owners(train)
     seen, right = (self.flat(valid), self.owners(valid)), np.asarray(gallery.z[gallery.rows(valid.pictures)], 'float32')
@@ -231,7 +222,8 @@ class Teller:
         levels:int=None,         # how many the generator listens to, the deepest ones; None: all
     ):
         if len(model.people) > 1: raise ParameterError(f'the encoder knows {len(model.people)} people;', 'one was expected.', "MindHier's generator follows the brain of one person at a time.", 'Train the encoder with the trials of one person.')
-        self.model, self.count, self.none = model.eval().requires_grad_(False), whole_number(levels or len(model.image_decoder.decoder['layers']), 'levels'), None
+        have = len(model.image_decoder.decoder['layers']); self.model, self.count, self.none = model.eval().requires_grad_(False), have if levels is None else whole_number(levels, 'levels'), None
+        if self.count > have: raise ParameterError(f'levels={levels}:', f'1 to {have} were expected, for the encoder has {have}.', 'A generator cannot listen to more than is said.', 'Leave it out for all.')
     def said(self, x:Tensor)->Told:   # `b v`
         "Without the silent brain."
         out = self.model(x); return Told(out.pooled, list(out.levels)[-self.count:])
@@ -248,13 +240,33 @@ def told(self:HierarchyDecoder, trials:Trials, levels:int=None)->Told:
     out, tell = self.read(trials), Teller(self.model, levels); tell(self.flat(trials[:1]).to(next(self.model.parameters()).device))
     return Told(out.pooled, list(out.levels)[-tell.count:], none=tell.none.to('cpu'))
 
-# %% ../../nbs/06_decoders/09a_hierarchy.ipynb #0c93269f
-@patch
-def keep(self:HierarchyDecoder):
-    "Settings and arrays of a fitted decoder."
-    return self.config, arrays_of(self.model, 'model')
+# %% ../../nbs/06_decoders/09a_hierarchy.ipynb #90ce4927
+def one_person(
+    model:HierarchyEncoder,  # of several people
+    i:int,                   # which of them, from 0
+)->HierarchyEncoder:
+    "The encoder of one of them alone, with the same weights."
+    def own(k):   # None: another person's
+        if m := re.search(r'\.ridge\.(\d+)\.', k): return k.replace(m[0], '.proj.0.') if int(m[1]) == i else None
+        if m := re.search(r'\.rows(\d+)$', k): return k[:m.start()] + '.rows0' if int(m[1]) == i else None
+        return re.sub(r'^(fMRI_encoder\.(?:parts\.[^.]+\.)?proj\.)(\d+)', lambda m: m[1] + str(int(m[2]) + 1), k)
+    name, c = list(model.people)[i], model.config
+    with torch.device('meta'): out = HierarchyEncoder(**c | dict(voxels=model.people[name], regions=c['regions'] and c['regions'][name]))
+    out.load_state_dict({own(k): v for k, v in model.state_dict().items() if own(k)}, assign=True); return out.eval()
 
-@patch(cls_method=True)
-def back(cls:HierarchyDecoder, config, arrays, shared):
-    "The decoder that `keep` described."
-    out = shared(cls(**config)); out.build(); fill(out.model, weights_of(arrays, 'model'), 'the decoder'); out.model.eval().requires_grad_(False); return out
+def released_hierarchy(
+    path,                 # `last-hierarchy-vitl.pth`, or another file that `load_hierarchy` reads
+    train:Trials,         # of one person: responses that it was trained with, as recorded; no test may show their concepts
+    gallery:LevelGallery, # some pictures with the levels that it aims at
+    *, subject:int=0,     # in a file of several people, whose place this is, from 1; 0: the file is of one person
+    heads:int=None,       # of the attention, which such a file does not say: 8
+)->HierarchyDecoder:
+    "MindHier's released first stage as a fitted decoder, nothing of it changed."
+    as_levels(gallery); refuse_test(train, 'a brain side'); model, report = load_hierarchy(path, heads=heads); counts = list(model.people.values()); whole_number(subject, 'subject', 0); people = list(dict.fromkeys(map(str, train.table.subject)))
+    if model.several and not 1 <= subject <= len(counts) or not model.several and subject > 1: raise ParameterError(f'subject={subject} and a file of {len(counts)} {"people" if model.several else "person"};', 'the place of one of them was expected: ' + ', '.join(f'{i} ({n} voxels)' for i, n in enumerate(counts, 1)) + '.', "MindHier's generator follows the brain of one person at a time.", 'Say `subject=1`, for the first one.' if model.several else 'Leave it out.')
+    if len(people) > 1: raise ParameterError(f'these are trials of {len(people)} people: {", ".join(people[:5])};', 'those of one were expected.', 'Each has voxels of their own.', 'Choose them: `trials[trials.table.subject == 1]`.')
+    model = one_person(model, subject - 1) if model.several else model; c, r = model.config, recording_of(train); have = dict(levels=len(gallery.levels), tokens=gallery.levels[0].shape[1], width=gallery.levels[0].shape[2])
+    if math.prod(r['shape']) != c['voxels']: raise ShapeError(f'the trials have {math.prod(r["shape"])} voxels;', f'the encoder reads {c["voxels"]}.', 'It is of another person, or of another mask.', 'Give trials of the person and the mask that it was trained with.')
+    if odd := [k for k in have if have[k] != c[k]]: raise ShapeError('the gallery has ' + ', '.join(f'{k} {have[k]}' for k in odd) + ';', 'the encoder speaks of ' + ', '.join(f'{k} {c[k]}' for k in odd) + '.', 'It aims at other layers, or at tokens of another width.', 'For the published file: `level_gallery(pictures, **paper_targets)`.')
+    out = HierarchyDecoder(**{k: c[k] for k in ('hidden', 'context', 'heads', 'ff', 'text_levels', 'dropout', 'regions')}); shape = train.x.shape[1:]; out.x_scale, out.model = Scale(np.zeros(shape), np.ones(shape)), model.requires_grad_(False)
+    out.recording = r | dict(chosen_on=[], selection='last epoch', people=people, targets={k: c[k] for k in ('levels', 'tokens', 'width', 'text_tokens')}, released=str(report)); out.z_scale = out.target_scale(gallery, train.table.drop_duplicates('picture')); return out

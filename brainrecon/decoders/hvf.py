@@ -23,12 +23,12 @@ from ..core.batches import Batches, whole_number
 from ..core.checkpoint import fill
 from ..core.checks import ParameterError, ShapeError, UnknownError, known, seeded
 from ..core.files import array_hash
-from ..core.fit import Fit, History, fit_options
+from ..core.fit import Fit, fit_options
 from ..core.rates import check_number, two_shares
 from ..data.pictures import Pictures
 from ..data.trials import Trials
 from .avde_stages import arrays_of, check_input, encoder_plan, weights_of
-from .retrieval import Decoder, Gallery, Scale, as_gallery, known_unit, main_axes
+from .retrieval import Decoder, Gallery, Scale, as_gallery, main_axes
 from ..encoders.door import by_person, eeg_encoder, encoder_name, flat_encoders
 from ..encoders.frozen import frozen_sets
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['in_volts', 'decoders', 'Gallery', 'make_gallery', 'as_gallery', 'check_candidates', 'Scale', 'known_unit', 'plainly',
-           'same_unit', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes', 'ContrastiveDecoder',
-           'shuffle_pairs', 'save_decoder', 'load_decoder']
+           'same_unit', 'recording_of', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes',
+           'ContrastiveDecoder', 'shuffle_pairs', 'save_decoder', 'load_decoder']
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #56ebe30d
 import inspect
@@ -129,6 +129,10 @@ def same_unit(
     raise ValuesError(f'the trials are in {unit!r};', f'the decoder was trained on {ours!r}.', 'Numbers of another size point elsewhere.', f"{factor} and say so: `dataclasses.replace(trials, x=..., provenance=dict(trials.provenance, unit={ours!r}))`.")
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #36fd36fd
+def recording_of(trials:Trials)->dict:
+    "How these trials are laid out: what others must be like to be read."
+    return dict(kind=trials.kind, names=list(trials.names), sfreq=trials.sfreq, shape=list(trials.x.shape[1:]), tmin=float(trials.tmin)) | (dict(unit=unit) if (unit := known_unit(trials)) else {})
+
 decoders = {}      # kind -> class; every subclass that names its kind is entered
 
 class Decoder:
@@ -143,8 +147,7 @@ class Decoder:
             if len(t) < 2: raise ShapeError(f'`{name}` has {len(t)} trials;', 'at least two were expected.', '', 'Look at how the split was made.')
         as_gallery(gallery); check_leak(train, valid, ('train', 'valid')); refuse_test(train, 'training')
         if not as_released: refuse_test(valid, 'choosing strength or stopping')
-        self.recording = dict(kind=train.kind, names=list(train.names), sfreq=train.sfreq, shape=list(train.x.shape[1:]), tmin=float(train.tmin)) | (dict(unit=unit) if (unit := known_unit(train)) else {})
-        self.recording['chosen_on'] = sorted(set(valid.concepts))
+        self.recording = recording_of(train) | dict(chosen_on=sorted(set(valid.concepts)))
         if as_released and is_test(valid): self.recording['selection'] = f'test set, as released ({as_released})'
         seen = pd.DataFrame(dict(picture=train.pictures, concept=train.concepts, split='train')).drop_duplicates('picture')
         self.x_scale, self.z_scale = Scale.fit(np.asarray(train.x)), self.target_scale(gallery, seen)

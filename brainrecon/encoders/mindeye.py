@@ -9,7 +9,6 @@ __all__ = ['mindeye_unused', 'PersonMaps', 'Tokens', 'mixer_block', 'projector',
 # %% ../../nbs/02_encoders/08_mindeye.ipynb #e6f95cb5
 import re
 import torch
-from pathlib import Path
 from typing import NamedTuple
 from torch import Tensor, nn
 from ..core.checks import CheckpointError, ParameterError, check_shape, known

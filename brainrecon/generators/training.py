@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tokenizer_weights', 'no_decay', 'EarlyMaps', 'Critic', 'TokenizerTask', 'tokenizer_loss', 'as_training', 'psnr',
            'tokenizer_stage', 'train_tokenizer', 'some_latents', 'tokenizer_scores', 'chimeras', 'exemplar_set',
-           'picture_words', 'by_scale', 'word_scores', 'generator_groups', 'scale_weights', 'blurred',
+           'picture_words', 'by_scale', 'written', 'word_scores', 'generator_groups', 'scale_weights', 'blurred',
            'train_generator']
 
 # %% ../../nbs/04_generators/04_training.ipynb #bf28e676
@@ -231,6 +231,13 @@ def by_scale(words:Tensor, patch_nums)->list:  # `b l` -> a list of `b n`
     "Words in a row, cut into scales."
     return list(torch.split(words.long(), [h*w for h, w in scale_sizes(patch_nums)], 1))
 
+def written(
+    table:Tensor,  # `m l`, or `m k l`: each picture in several ways
+    rows:Tensor,   # which pictures, `b`
+)->Tensor:         # `b l`
+    "The words of these pictures; where there are several ways, one of them by lot."
+    w = table[rows]; return w if w.ndim == 2 else w[torch.arange(len(w)), torch.randint(w.shape[1], (len(w),))]
+
 def word_scores(
     var, vqvae, cond, words, batch:int=64,
     tell=None,    # makes of `cond` what the generator takes
@@ -276,7 +283,7 @@ def blurred(
 def train_generator(
     var, vqvae,             # `VAR`, trained in place; `VQVAE`, frozen
     cond,                   # `n d` embeddings or `n` labels
-    words,                  # `m l` from `picture_words`
+    words,                  # `m l` from `picture_words`; or `m k l`: several ways to write each picture, one by lot each time
     rows=None,              # `n`, which row of `words` belongs to each condition; row by row if None
     valid=None,             # (cond, words) of other concepts
     folder=None, *, steps:int=5000, batch_size:int=32, lr:float=3e-4, weight_decay:float=.05,
@@ -296,7 +303,7 @@ def train_generator(
     spread = torch.as_tensor(cond.std(0)) if noise else None; weight = scale_weights(vqvae.quantize.patch_nums, balance)
     batches = Batches(cond, rows.astype('int64'), batch_size=batch_size, seed=seed, drop_last=len(cond) >= batch_size); table = torch.as_tensor(np.array(words))
     def loss(model, batch):
-        c, at = batch; vqvae.to(at.device); w = table[at.cpu()].long().to(at.device)
+        c, at = batch; vqvae.to(at.device); w = written(table, at.cpu()).long().to(at.device)
         c = blurred(c, spread.to(c.device), noise) if noise else c; c = c if tell is None else tell(c)
         with torch.no_grad(): x = vqvae.quantize.teacher(by_scale(w, vqvae.quantize.patch_nums))
         each = F.cross_entropy(model(c, x).flatten(0, 1), w.flatten(), label_smoothing=smooth, reduction='none')

@@ -20,7 +20,7 @@ from ..core.checks import CheckpointError, ParameterError, UnknownError, check_s
 from ..core.checkpoint import save_network
 from ..core.official import KeyReport, fits_any, load_official, read_about, read_official
 from ..encoders.given import check_options, check_whole, weights_path
-from .scales import Cache, FFN, HeadNorm, NextScale, check_turn, drop_path, full, mix, plain_norm, six_of, unrounded
+from .scales import Cache, FFN, HeadNorm, NextScale, drop_path, mix, plain_norm, six_of, unrounded
 
 # %% ../../nbs/04_generators/02_var.ipynb #99bc3231
 class ScaleAttention(nn.Module):

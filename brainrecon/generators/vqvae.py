@@ -8,7 +8,6 @@ __all__ = ['vqvae_256', 'vqvae_512', 'bend', 'norm', 'Residue', 'Look', 'Resize'
 
 # %% ../../nbs/04_generators/01_vqvae.ipynb #576c8331
 import warnings
-from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn

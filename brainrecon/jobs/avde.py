@@ -205,11 +205,12 @@ def weights_file(
 
 def open_tokenizer(
     at:str='',     # see `weights_file`, or the folder of a run of avde/02_tokenizer
+    **config,      # what differs from what the file says, such as `patch_nums`
 )->tuple:          # (VQVAE, concepts seen, note)
     "A tokenizer, and what is known of what it has seen."
     path = weights_file(at)
     if path.is_dir(): path = run_before(at, 'avde/02_tokenizer', 'tokenizer')[0]/'tokenizer.safetensors'
-    model, account = load_vqvae(path); seen = read_about(path).get('about', {}).get('concepts')
+    model, account = load_vqvae(path, **config); seen = read_about(path).get('about', {}).get('concepts')
     return model, seen or [], '' if seen else f'The tokenizer {path.name!r} does not say what it was trained on: it may have seen pictures of test concepts, though no brain data.'
 
 # %% ../../nbs/08_jobs/05e_avde.ipynb #7471d07c
