@@ -22,7 +22,7 @@ def test_ends_with_report_and_scores(demo):
     "The last line names a report that exists, and the scores stand above it."
     _, text = demo
     reports = [Path(l.removeprefix('report: ')) for l in text.splitlines() if l.startswith('report: ')]
-    assert len(reports) == 2 and text.strip().splitlines()[-1] == f'report: {reports[1]}' and all(p.is_file() for p in reports)
+    assert len(reports) == 3 and text.strip().splitlines()[-1] == f'report: {reports[2]}' and all(p.is_file() for p in reports)
     for page in (p.read_text(encoding='utf-8') for p in reports): assert 'imulated' in page and 'src="http' not in page
     assert 'chance 0.005  of 200' in text and 'The test set was read once in this run, once in all runs' in text and 'Unable to parse' not in text
 
@@ -50,6 +50,15 @@ def test_drawings_are_of_what_was_seen(demo):
         assert drawn['low'] > chance and drawn['low'] > control['high'] and drawn['simulated'], (drawn, control)
     assert abs(rows['lite2 two-way', True, False]['value'] - .5) < .06
     assert len(list((folder/'figures').glob('*.png'))) >= 6 and list((folder/'drawings').rglob('*'))
+
+def test_levels_are_read_and_drawn(demo):
+    "The packaged MindHier, which is not trained here: it names and draws things that it never met; drawings from other responses are at chance."
+    s, folder = scores(demo, 'mindhier'); rows = {(r['measure'], r['control'], 'another' in r['what']): r for r in s['rows'] if r['what'].startswith('MindHier') and 'themselves' not in r['what']}
+    assert rows['top1', False, False]['low'] > .3 and s['test_readings'] == 1 and all(rows[f'two-way, level {k}', False, False]['low'] > .85 for k in range(1, 5))
+    for measure, chance in (('lite2 two-way', .5), ('pixcorr', 0.)):
+        drawn, other = rows[measure, False, False], rows[measure, True, True]
+        assert drawn['low'] > chance and drawn['low'] > other['high'] and drawn['simulated'], (drawn, other)
+    assert abs(rows['lite2 two-way', True, True]['value'] - .5) < .06 and any(p.name.startswith('scales') for p in (folder/'figures').glob('*.png'))
 
 def test_run_folder_is_complete(demo):
     "Notebook, parameters, log, scores, decoders, figures and report; the test set read once."

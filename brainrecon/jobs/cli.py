@@ -144,11 +144,11 @@ def obey(
     stoppable(lambda: run_job(args.name, args.recipe, args.out or out, args.again, **given))
 
 def run_demo(
-    out:str=None,      # folder for both runs; otherwise two below ./runs or BRAINRECON_RUNS
+    out:str=None,      # folder for all runs; otherwise three below ./runs or BRAINRECON_RUNS
     again:bool=False,  # anew, even if they are finished
 ):
-    "Name the pictures, then draw them: two jobs with their reports."
-    for job, recipe, word in (('retrieval/01_decode', 'demo', 'names'), ('avde/05_swap', 'demo-drawings', 'drawings')):
+    "Name the pictures, then draw them in two ways: three jobs with their reports."
+    for job, recipe, word in (('retrieval/01_decode', 'demo', 'names'), ('avde/05_swap', 'demo-drawings', 'drawings'), ('mindhier/02_generate', 'demo-levels', 'levels')):
         run_job(job, recipe, str(Path(out)/word) if out else None, again)
 
 def stoppable(
