@@ -1,11 +1,11 @@
 "How far drawings move: nothing where nothing is left to chance, more with more noise, and a share of how far different responses lie apart."
 import numpy as np
 import pytest
-from brainrecon.core.checks import ParameterError, rng
+from brainrecon.core.checks import ParameterError, ShapeError, rng
 from brainrecon.data.embedded import load_embedded
 from brainrecon.data.pictures import load_pictures
 from brainrecon.decoders.drawing import LinearDrawer, MeanDrawer
-from brainrecon.metrics.drift import disturbed, drift, picture_distance, show_drift
+from brainrecon.metrics.drift import disturbed, drift, picture_distance, show_drift, steady
 
 @pytest.fixture(scope='module')
 def drawn():
@@ -34,6 +34,18 @@ def test_what_cannot_be_compared_is_refused(drawn):
     with pytest.raises(ParameterError, match='the same drawing'): drift(mean.draw, some)
     with pytest.raises(ParameterError, match='seeds'): drift(linear.draw, some, seeds=0)
     with pytest.raises(ParameterError, match='a spread'): drift(linear.draw, some, noise=(-.1,))
+    with pytest.raises(ParameterError, match='drawer.draw'): drift(linear, some)
+    with pytest.raises(ParameterError, match='single response'): steady(linear.draw, some[:1])       # it has no spread of its own
+    with pytest.raises(ShapeError, match='one number for each'): disturbed(some, .1, spread=np.ones(3))
+    with pytest.raises(ShapeError, match='Trials'): disturbed(some.x, .1)
+    with pytest.raises(ParameterError, match='noise'): drift(linear.draw, some, noise='a')
+
+def test_what_stays(drawn):
+    "Mean and spread of drawings of a disturbed response; one response takes the spread of others."
+    linear, _, some = drawn; mean, moves = steady(linear.draw, some, .5, 4); assert mean.shape == (12, 32, 32, 3) and moves.shape == (12, 32, 32) and 0 < moves.max() <= 1
+    assert not steady(linear.draw, some, 0., 2)[1].any() and steady(linear.draw, some, 2., 4)[1].mean() > moves.mean()
+    alone = steady(linear.draw, some[:1], .5, 4, spread=np.asarray(some.x).std(0)); assert alone[1].any()
+    assert len(drift(linear.draw, some, .5, 1)) == 3 and (drift(linear.draw, some[:3], .5, 1).low >= 0).all()
 
 def test_distance_of_pictures():
     black, white = np.zeros((2, 4, 4, 3), 'uint8'), np.full((2, 4, 4, 3), 255, 'uint8'); assert (picture_distance(black, white) == 1).all() and (picture_distance(white, white) == 0).all()

@@ -131,6 +131,12 @@ def test_numbers_below_zero():
 def test_wrong_values(changes, given, error, says):
     with pytest.raises(error, match=says): check_voxels(Voxels(**{'axes': 32, **changes}), **{'seeds': [0], 'side': dict(heads=4), **given})
 
+@pytest.mark.parametrize('wrong', [dict(sampling=dict(top_p=3)), dict(sampling=dict(guidance=-2.)), dict(teach=dict(schedule='cos')), dict(teach=dict(lr=-1.)), dict(teach=dict(crop=.5)), dict(side=dict(epochs=0)), dict(crossed=1)])
+def test_options_are_refused_before_anything_is_loaded(wrong):
+    "A value that only the last stage would meet must not wait for it: the test set would be open by then."
+    painting = open_painting('', '', 1, 32, log=lambda text: None, encoder='lite0'); assert painting.check() is painting
+    with pytest.raises((ParameterError, UnknownError)): painting.check(**wrong)
+
 def test_wrong_wishes():
     for given, error, says in ((dict(blend=-.1), ParameterError, 'blend'), (dict(samples=0), ParameterError, 'samples'), (dict(best_of=-2), ParameterError, 'best_of'), (dict(best_of=2, best_by='beauty'), UnknownError, 'beauty'), (dict(best_of=2, best_by='alexnet2'), MissingWeights, 'best_of=0'), (dict(preset='mindeye'), UnknownError, 'mindeye2')):
         with pytest.raises(error, match=says): Wishes(**given)

@@ -21,7 +21,7 @@ from .avde_stages import check_stage, to_side, weights_mark
 from .drawing import Drawer, check_some, draw_seeds
 from ..generators.fast import Brush
 from ..generators.quantiser import scale_sizes
-from ..generators.sampling import check_seeds, sample
+from ..generators.sampling import check_how, check_seeds, sample
 from ..generators.training import train_generator, word_scores
 from ..generators.var import VAR, fill_var, load_var
 from ..generators.vqvae import VQVAE, to_uint8
@@ -161,7 +161,7 @@ class ScaleDrawer(Drawer):
         "Options of drawing with some of them changed."
         names = [k for k in inspect.signature(sample).parameters if k not in ('var', 'vqvae', 'cond', 'seeds', 'seed', 'trace')] + ['fast', 'half']     # the last two: see `Brush`
         for k in changes: known(k, names, 'option of drawing')
-        return {**self.how, **changes}
+        out = {**self.how, **changes}; check_how(*(out.get(k, v) for k, v in dict(guidance=1.5, top_k=0, top_p=0., batch=1, window=None).items()), scales=len(self.vqvae.config['patch_nums'])); return out
     def render(self, codes, n, seeds, changes, trace=False)->np.ndarray:   # `b n K h w 3`, uint8
         "`n` drawings of each code, after each scale or after the last one only."
         self.ready(); how = self.how_to_draw(changes); codes = np.asarray(codes, 'float32'); stroke = self.stroke(codes, how, trace)

@@ -19,7 +19,7 @@ from ..core.checks import CheckpointError, LeakError, MissingWeights, ParameterE
 from ..core.checks import device as find_device
 from ..core.checkpoint import fill
 from ..core.files import load_json, save_json, sha256
-from ..core.fit import FitOptions
+from ..core.fit import FitOptions, fit_options
 from ..core.batches import whole_number
 from ..core.rates import check_number
 from ..data.splits import refuse_test
@@ -131,6 +131,8 @@ class MindHier(ScaleDrawer):
         HierarchyDecoder(**{k: v for k, v in self.config['align'].items() if known(k, [*own(HierarchyDecoder), 'keep'], 'option of stage one') != 'keep'})
         t = self.config['teach']; check_cuts(t['crop'], t['crops'], self.vqvae)
         for k in t: known(k, [*own(train_generator, FitOptions), 'crop', 'crops'], 'option of stage two')
+        fit_options(**{k: v for k, v in t.items() if k in inspect.signature(FitOptions).parameters})
+        for k in self.start if isinstance(self.start, dict) else (): known(k, own(Switti), 'size of the generator')
         whole_number(t['steps'], 'steps', 0); whole_number(t['batch_size'], 'batch_size')
     def learn(self, train, valid, parts, gallery): learn_levels(self, train, valid, gallery); learn_to_draw(self, train, valid, parts, gallery)
     def code(self, trials): check_some(trials); return flat_told(self.brain.told(trials, self.switti.config['levels']))
@@ -293,7 +295,7 @@ def packaged_mindhier(
 )->MindHier:
     "The fitted MindHier of a simulated person that comes with the library, compared with its card."
     at = mindhier_folder if at is None else Path(at); absent = [f for f in ('card.json', *mindhier_files) if not (at/f).is_file()]
-    if absent: raise MissingWeights(f'{", ".join(absent)} of the embedded MindHier are absent;', f'card.json, {", ".join(mindhier_files)} were expected.', 'They are made by a job.', 'Type `brainrecon run build/05_mindhier`, and give the folder `packed` of its run.')
+    if absent: raise MissingWeights(f'{", ".join(absent)} of the embedded MindHier are absent from the folder {at.name!r};', f'card.json, {", ".join(mindhier_files)} were expected.', 'They are made by a job.', 'Type `brainrecon run build/05_mindhier`, and give the folder `packed` of its run.')
     card = load_json(at/'card.json'); said = card.get('files', {}) if isinstance(card, dict) else {}
     if set(mindhier_files) - set(said) or not {'drawer', 'target', 'reach', 'tokenizer'} <= set(card): raise CheckpointError('card.json does not describe a MindHier;', '`files`, `drawer`, `target`, `reach` and `tokenizer` were expected.', 'It was changed, or another program wrote it.', 'Write it with `pack_mindhier`.')
     same_files(at, mindhier_files, said); vqvae = packaged_avde()[0]

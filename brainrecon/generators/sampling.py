@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['filter_logits', 'check_filters', 'picture_seeds', 'picture_noise', 'choose', 'guided', 'guidance_at', 'check_window',
-           'Scale', 'draw_scales', 'check_logits', 'blend', 'Sampled', 'sample', 'still', 'check_request',
+           'Scale', 'draw_scales', 'check_logits', 'blend', 'Sampled', 'sample', 'still', 'check_request', 'check_how',
            'check_seeds']
 
 # %% ../../nbs/04_generators/03_sampling.ipynb #1d4a05e1
@@ -201,9 +201,14 @@ def check_request(var, vqvae, cond, guidance, top_k, top_p, batch, window=None):
     pairs = dict(scales=(plain(var.patch_nums), plain(vqvae.quantize.patch_nums)), codes=(var.vocab, vqvae.quantize.embedding.num_embeddings), width=(var.z, vqvae.quantize.embedding.embedding_dim))
     for what, (a, b) in pairs.items():
         if a != b: raise ParameterError(f'the generator was made for {what} {a}, the tokenizer has {b};', 'the same were expected.', 'A generator speaks the words of one tokenizer.', 'Load the two that were trained together.')
+    check_how(guidance, top_k, top_p, batch, window, len(var.patch_nums)); return var.request(cond)
+
+def check_how(guidance=1.5, top_k=0, top_p=0., batch=1, window=None, scales:int=None):
+    "Refuse options of drawing that cannot be meant, before anything is drawn; `scales`: how many there are, if that is known."
     if isinstance(guidance, bool) or not isinstance(guidance, (int, float, np.number)) or not np.isfinite(guidance) or guidance < 0: raise ParameterError(f'`guidance` is {guidance!r},', 'expected a number from 0.', '', 'Use 0 for none, 1.5 to 4 as usual.')
     if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1: raise ParameterError(f'`batch` is {batch!r},', 'expected a whole number from 1.', 'It counts pictures.', 'Use 1 if memory is short.')
-    check_filters(top_k, top_p); check_window(window, len(var.patch_nums)); return var.request(cond)
+    check_filters(top_k, top_p)
+    if scales: check_window(window, scales)
 
 def check_seeds(
     seeds,      # a whole number for each picture, or None

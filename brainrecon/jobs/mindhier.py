@@ -278,6 +278,9 @@ class Painting:
     card: dict = field(default_factory=dict)
     warm: str = ''               # weights of Switti that a fresh one begins with
     notes: list = field(default_factory=list)
+    def check(self, side:dict=None, teach:dict=None, sampling:dict=None, crossed:int=0):
+        "Refuse options of both stages and of drawing before anything is loaded."
+        MindHier(self.start, self.vqvae, align=side, teach=teach, sampling=sampling, crossed=crossed); return self
     def begin(self, width:int, levels:int, seed:int=0):  # of a token, of the brain side
         "The start for targets of this size."
         if not self.warm: return self.start
