@@ -280,7 +280,7 @@ class Painting:
     notes: list = field(default_factory=list)
     def check(self, side:dict=None, teach:dict=None, sampling:dict=None, crossed:int=0):
         "Refuse options of both stages and of drawing before anything is loaded."
-        MindHier(self.start, self.vqvae, align=side, teach=teach, sampling=sampling, crossed=crossed); return self
+        MindHier(self.start, self.vqvae, align={k: v for k, v in (side or {}).items() if k != 'regions'}, teach=teach, sampling=sampling, crossed=crossed); return self      # regions are looked for in the recording
     def begin(self, width:int, levels:int, seed:int=0):  # of a token, of the brain side
         "The start for targets of this size."
         if not self.warm: return self.start
