@@ -81,15 +81,15 @@ def plan_lines(
     wishes:Wishes, low:Drawer=None,      # what blurry drawings come from
 )->list:                 # (Drawn without pictures, function that draws)
     "Everything that will be drawn of one test, in the order of tables: single drawings first."
-    w, many, out = wishes, len({l.seed for l in lines if not l.control}) > 1, []; true = album.test[album.test.at(test.pictures)]
+    w, many, out = wishes, len({l.seed for l in lines if not l.control}) > 1, []; once, true = {}, album.test[album.test.at(test.pictures)]
     for l in (l for l in lines if not l.control):
         for how in w.repeats:
-            words, label = l.name + f', seed {l.seed}'*many + tail_of(how, w.repeats), l.label + f'-{how}'*(how != 'voxels'); all_ = cache(lambda l=l, how=how: draw_as(l.drawer, test, single, how, max(w.samples, w.best_of), w.seed))
+            words, label = l.name + f', seed {l.seed}'*many + tail_of(how, w.repeats), l.label + f'-{how}'*(how != 'voxels'); all_ = cache(lambda l=l, how=how: draw_as(l.drawer, test, single, how, max(w.samples, w.best_of), w.seed)); once.setdefault(l.label, all_)
             out.append((Drawn(label, l.name, words, None, l.seed), lambda all_=all_: all_()[:, :w.samples]))
             if w.blend: out.append((Drawn(f'{label}-blended', l.name, f'{words}, blended: {1 - w.blend:g} drawn + {w.blend:g} low-level', None, l.seed, False, 'a blurry drawing by ridge is laid over it', ['BLENDED']), lambda all_=all_: blended(all_()[:, :1], low.draw(test)[:, 0], w.blend)))
             if w.best_of: out.append((Drawn(f'{label}-best', l.name, f'{words}, best of {w.best_of}, chosen with the answer (by {w.best_by})', None, l.seed, False, 'a judge that sees the true picture chose the drawing', ['CHOSEN WITH THE TRUE IMAGE']), lambda all_=all_: nearest_to_truth(all_()[:, :w.best_of], true.img, w.best_by, w.preset, w.device)))
     first = next(l for l in lines if not l.control)
-    if not any(l.control for l in lines): out.append((Drawn(f'{first.label}-other', first.name, f'{first.name}, from the response to another picture', None, first.seed, True, 'each drawing is compared with the picture of the test before it'), lambda: np.roll(draw_as(first.drawer, test, single, w.repeats[0], 1, w.seed), 1, 0)))
+    if not any(l.control for l in lines): out.append((Drawn(f'{first.label}-other', first.name, f'{first.name}, from the response to another picture', None, first.seed, True, 'each drawing is compared with the picture of the test before it'), lambda all_=once[first.label]: np.roll(all_()[:, :1], 1, 0)))
     for l in (l for l in lines if l.control): out.append((Drawn(l.label, l.name, f'{l.name}, seed {l.seed}'*many + l.name*(not many) + ', shuffled pairs', None, l.seed, True), lambda l=l: draw_as(l.drawer, test, single, w.repeats[0], 1, w.seed)))
     if w.blend: out.append((Drawn('low-level', 'linear', 'the low-level drawing alone', None, None, False, 'ridge to main axes of small pictures'), lambda: low.draw(test)))
     out.append((Drawn(f'{first.label}-ceiling', first.name, f'{first.name}, told the levels themselves', None, None, True, "the picture's own levels instead of the brain's reading; the generator was taught with readings, so this is no upper bound", ['CEILING']), lambda: first.drawer.ceiling(true, candidates, 1, w.seed)))

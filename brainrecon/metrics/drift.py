@@ -69,7 +69,7 @@ def show_drift(
     tables:dict,     # name -> table from `drift`
 ):                   # a figure
     "What noise moves, and beside it what the seed alone moves."
-    fig, axes = chart(1, 1, 7.5, 3.4); ax = axes.flat[0] if hasattr(axes, 'flat') else axes
+    fig, ((ax,),) = chart(1, 1, 7.5, 3.4)
     with figure_style():
         for i, (name, t) in enumerate(tables.items()):
             noise = t[t.change == 'noise']; chance = t[t.change == 'other seed'].iloc[0]; colour = f'C{i}'
