@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.checks import ParameterError, check_shape, known
+from ..core.together import together
 
 # %% ../../nbs/03_alignment/02_avde_loss.ipynb #1aea1232
 def likeness(
@@ -54,7 +55,7 @@ def same_picture(
     if len(pictures) and isinstance(pictures[0], str):
         place = {p: i for i, p in enumerate(sorted(set(pictures)))}; pictures = [place[p] for p in pictures]
     ids = torch.as_tensor(pictures); check_shape(ids, 'b', 'pictures')
-    return ids[:, None] == ids[None]
+    ids = together(ids); return ids[:, None] == ids[None]
 
 # %% ../../nbs/03_alignment/02_avde_loss.ipynb #69545d52
 def check_share(
@@ -80,11 +81,11 @@ def avde_loss(
 )->dict:                    # clip, mse and perhaps text, to be added
     "The terms of AVDE's alignment, weighted."
     known(mode, ['paper', 'released'], 'mode'); check_share(share, logit_scale)
-    check_shape(z, 'b d', 'z', b=len(check_shape(e, 'b d', 'e')), d=e.shape[1]); e, z = e.float(), z.float()
+    check_shape(z, 'b d', 'z', b=len(check_shape(e, 'b d', 'e')), d=e.shape[1]); e, z = together(e.float()), together(z.float())
     paper = mode == 'paper'; halved = not paper if halved is None else halved
     scale = torch.as_tensor(logit_scale).reshape(()); scale = scale.exp() if paper else scale
     if largest is not None and paper: scale = scale.clamp(max=largest)
     ask = lambda other: both_questions(likeness(e, other.float(), mode)*scale, positives, halved)
     terms = dict(clip=(share if paper else 10*(1-share))*ask(z), mse=(1-share if paper else 10*share)*F.mse_loss(e, z))
-    if text is not None: terms['text'] = text_weight*ask(check_shape(text, 'b d', 'text', b=len(e), d=e.shape[1]))
+    if text is not None: terms['text'] = text_weight*ask(check_shape(together(text), 'b d', 'text', b=len(e), d=e.shape[1]))
     return terms

@@ -18,6 +18,7 @@ from .targets import Standardise
 from ..core.batches import whole_number
 from ..core.checks import CheckpointError, ParameterError, ShapeError, check_shape, known
 from ..core.files import load_arrays
+from ..core.together import together
 from ..encoders.hierarchy import Levels
 
 # %% ../../nbs/03_alignment/04_cascade.ipynb #8011628b
@@ -130,7 +131,7 @@ def hard_contrast(
     temperature:float,
 )->Tensor:
     "The cross-entropy of finding the right picture for each response."
-    return F.cross_entropy(e @ z.T/temperature, torch.arange(len(e), device=e.device))
+    e, z = together(e), together(z); return F.cross_entropy(e @ z.T/temperature, torch.arange(len(e), device=e.device))
 
 def hierarchy_loss(
     out:Levels,          # what the encoder says

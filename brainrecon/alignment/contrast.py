@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core.checks import ParameterError, ShapeError, check_shape, rng
+from ..core.together import together
 
 # %% ../../nbs/03_alignment/01_contrast.ipynb #3d6fe4a0
 def info_nce(
@@ -23,7 +24,7 @@ def info_nce(
     "Symmetric contrastive loss over a batch."
     check_shape(z_brain, 'b d', 'z_brain'); check_shape(z_img, 'b d', 'z_img', b=z_brain.shape[0], d=z_brain.shape[1])
     if normalise: z_brain, z_img = F.normalize(z_brain, dim=-1), F.normalize(z_img, dim=-1)
-    logits = z_brain @ z_img.T * scale
+    z_brain, z_img = together(z_brain), together(z_img); logits = z_brain @ z_img.T * scale
     if same is not None: logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
     right = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right))/2
@@ -38,10 +39,10 @@ class Temperature(nn.Module):
 
 # %% ../../nbs/03_alignment/01_contrast.ipynb #a7f55475
 def matched(z_brain, z_img, temperature, normalise:bool):   # `b d` each
-    "Checked rows, of unit length if asked."
+    "Checked rows, of unit length if asked, of the whole batch where several processes share it."
     check_shape(z_brain, 'b d', 'z_brain'); check_shape(z_img, 'b d', 'z_img', b=z_brain.shape[0], d=z_brain.shape[1])
     if not float(temperature) > 0: raise ParameterError(f'temperature={float(temperature):g}:', 'a number above 0 was expected.', 'Similarities are divided by it.', 'Give 0.125, say.')
-    return (F.normalize(z_brain, dim=-1), F.normalize(z_img, dim=-1)) if normalise else (z_brain, z_img)
+    return tuple(together(F.normalize(z, dim=-1) if normalise else z) for z in (z_brain, z_img))
 
 # %% ../../nbs/03_alignment/01_contrast.ipynb #3e0cfc70
 def soft_clip(

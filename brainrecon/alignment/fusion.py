@@ -20,6 +20,7 @@ from ..core.checkpoint import save_weights
 from ..core.checks import CheckpointError, MissingWeights, ParameterError, ShapeError, UnknownError, check_shape, known
 from ..core.files import load_json, save_json
 from ..core.official import given_path, load_official, read_official
+from ..core.together import together
 from ..encoders.hvf_networks import ResidualBlock, ResidualMLP
 
 # %% ../../nbs/03_alignment/03_fusion.ipynb #6037e766
@@ -231,7 +232,7 @@ def ubp_loss(
 )->Tensor:
     "UBP's contrast, asked from both sides."
     check_shape(z_img, 'b d', 'z_img', b=len(check_shape(z_brain, 'b d', 'z_brain')))
-    return both_questions(ubp_similarity(z_brain, z_img, logit_scale))
+    return both_questions(ubp_similarity(together(z_brain), together(z_img), logit_scale))
 
 # %% ../../nbs/03_alignment/03_fusion.ipynb #93119c9e
 blur_levels = ('low', 'medium', 'high')
@@ -277,7 +278,7 @@ def mmd(
     "How far two clouds of points are from one another, by the mean of several Gaussian kernels."
     check_shape(x, 'b d', 'x'); check_shape(y, 'k d', 'y', d=x.shape[1])
     if not len(x) or not len(y) or not kernels or min(kernels) <= 0: raise ParameterError(f'{len(x)} and {len(y)} points, kernels={kernels!r}:', 'at least one point on each side and widths above 0 were expected.', '', 'Leave `kernels` out to get five widths.')
-    both = torch.cat([x, y]); both = both.to(torch.promote_types(both.dtype, torch.float32)); both = both - both.detach().mean(0)
+    x, y = together(x), together(y); both = torch.cat([x, y]); both = both.to(torch.promote_types(both.dtype, torch.float32)); both = both - both.detach().mean(0)
     sq = both.pow(2).sum(1); far = (sq[:, None] + sq[None] - 2*both @ both.T).clamp(min=0)
     width = far.detach().sum()/(len(both)*(len(both) - 1)); k = sum((-far/(width*s).clamp(min=1e-30)).exp() for s in kernels)/len(kernels)
     n = len(x); return k[:n, :n].mean() + k[n:, n:].mean() - 2*k[:n, n:].mean()

@@ -58,13 +58,14 @@ class Batches:
     def index(self, step):
         "Which examples step `step` sees."
         epoch, k = divmod(step, len(self)); return self.order(epoch)[k*self.batch_size:(k+1)*self.batch_size]
-    def part(self, step, i=0, n=1):
-        "Part `i` of `n` of the batch of a step, and its share of the whole."
-        whole = self.index(step); mine = np.array_split(whole, n)[i]
+    def part(self, step, i=0, n=1, rank=0, ranks=1):
+        "Of part `i` of `n` of the batch of a step, what process `rank` of `ranks` gets, and its share of the whole."
+        cut = lambda at: np.array_split(np.array_split(at, n)[i], ranks)[rank]
+        whole = self.index(step); mine = cut(whole); which = i, n, rank, ranks
         at = mine if len(mine) else whole[:1]  # a process with nothing to do still has to take part, with no weight
-        if self.called != (step, i, n): self.call(at)
+        if self.called != (step, *which): self.call(at)
         out = tuple(rows(a, at) for a in self.arrays)
-        self.call(np.array_split(self.index(step+1), n)[i]); self.called = step+1, i, n
+        self.call(cut(self.index(step+1))); self.called = step+1, *which
         return out, len(mine)/len(whole)
     def call(self, at):
         "Have these rows of memory-mapped arrays read while something else is computed."

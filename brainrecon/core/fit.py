@@ -7,14 +7,15 @@ __all__ = ['light', 'prepared', 'History', 'Running', 'Fit', 'loss_terms', 'not_
            'fit_options', 'learning_rate', 'decay_groups']
 
 # %% ../../nbs/00_core/05_fit.ipynb #26601e74
-import contextlib, json, math, os, time
+import contextlib, copy, datetime, json, math, os, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 from fastcore.basics import patch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .batches import Batches, whole_number
 from .checks import ParameterError, UnknownError, ValuesError, device, known, rng, seeded, writable
@@ -23,6 +24,8 @@ from .checkpoint import (fill, list_checkpoints, load_checkpoint, random_state, 
 from .files import atomic, plain, sha256
 from .progress import Progress, tell
 from .rates import FitOptions, check_groups, decay_groups, decay_share, fit_options, groups_mark, learning_rate
+from .stop import StopAsked, stop_asked
+from .together import add_gradients, as_one, send_first
 
 # %% ../../nbs/00_core/05_fit.ipynb #f489b8b9
 _all_ = ['Batches', 'FitOptions', 'fit_options', 'learning_rate', 'decay_groups']
@@ -45,7 +48,8 @@ def prepared(
     for k in kinds: k._shared_state.clear()
     if int(os.environ.get('WORLD_SIZE', 1)) == 1: os.environ['ACCELERATE_TORCH_DEVICE'] = str(place)
     os.environ['ACCELERATE_MIXED_PRECISION'] = o.precision
-    try: yield Accelerator(mixed_precision=o.precision, cpu=place.type == 'cpu')
+    patient = [InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2))]     # the others wait while the first one validates
+    try: yield Accelerator(mixed_precision=o.precision, cpu=place.type == 'cpu', kwargs_handlers=patient)
     finally:
         for name in marks: vars(model).pop(name, None)
         vars(model).update(had)
@@ -64,6 +68,9 @@ class Running:
     step: int = 0; seconds: float = 0.; stopped: str = ''; best: dict = None; history: list = None
     sums: dict = None; since: int = 0  # terms added up since the last row, and over how many steps
     steps: int = 0; wrote: float = 0.; cost: float = 0.; kept: int = -1  # of the whole run; when the last checkpoint was written, what that took; the step of the best weights on disk
+    asked: bool = False  # some process was asked to stop
+    @property
+    def sharded(self)->bool: return self.acc.distributed_type == DistributedType.FSDP
     def means(self):
         "The loss since the last row, and its terms if it has several."
         terms = {k: v/max(1, self.since) for k, v in self.sums.items()}; total = {'loss': sum(terms.values())}
@@ -123,18 +130,18 @@ def update(self:Fit,
     pull:float=1.,   # weight decay, as a share of that at the beginning
 )->int:              # examples seen by this process
     "One step of the optimiser."
-    o, acc, terms, seen = self.options, s.acc, {}, 0
+    o, acc, terms, seen, many = self.options, s.acc, {}, 0, s.acc.num_processes
     for i in range(o.accumulate):
-        batch, share = batches.part(s.step, acc.process_index*o.accumulate+i, acc.num_processes*o.accumulate)
-        seen += len(batch[0])*(share > 0)
-        last = i == o.accumulate-1  # processes exchange gradients once
-        with contextlib.nullcontext() if last else acc.no_sync(s.model):
-            out = self.loss(s.model, tuple(t.to(acc.device) for t in batch))
-            out = loss_terms(out)
-            acc.backward(sum(out.values())*(share*acc.num_processes))  # gradients are averaged over processes
+        batch, share = batches.part(s.step, i, o.accumulate, acc.process_index, many)
+        rows = len(batch[0])*(share > 0); seen += rows
+        with as_one(rows, acc.device), contextlib.nullcontext() if i == o.accumulate-1 or not s.sharded else acc.no_sync(s.model):
+            out = loss_terms(self.loss(s.model, tuple(t.to(acc.device) for t in batch)))
+            acc.backward(sum(out.values())*(share*(many if s.sharded else 1)))  # where weights are divided, gradients are averaged; otherwise added
         for k, v in out.items(): terms[k] = terms.get(k, 0.) + v.detach().float()*share
-    norm = acc.clip_grad_norm_(self.model.parameters(), o.clip or math.inf)
-    *values, norm = torch.stack([*terms.values(), norm.float()]).tolist()
+    if many > 1 and not s.sharded: add_gradients(self.model.parameters())
+    norm = acc.clip_grad_norm_(s.model.parameters(), o.clip or math.inf); told = torch.stack([*terms.values(), torch.tensor(float(stop_asked()), device=acc.device)])
+    if many > 1: torch.distributed.all_reduce(told)     # so that all go on, or none
+    *values, asked, norm = *told.tolist(), float(norm); s.asked = asked > 0
     bad = [k for k, v in zip(terms, values) if not math.isfinite(v)]
     if bad or not math.isfinite(norm) and o.precision != 'fp16':
         s.opt.zero_grad(); raise not_finite(bad, dict(zip(terms, values)), s.step+1)
@@ -170,10 +177,7 @@ def look(self:Fit,
     patience:int, # looks without a better one before the run stops
 )->dict:          # the scores
     "Validate, keep the best weights, write a row and a checkpoint."
-    terms = s.means(); exact = torch.float32 if s.acc.device.type == 'mps' else torch.float64
-    values = torch.tensor(list(terms.values()), dtype=exact, device=s.acc.device)
-    terms = dict(zip(terms, s.acc.reduce(values, 'sum').tolist()))  # over processes
-    row, scores = dict(step=s.step, **terms, lr=lr), {}
+    row, scores = dict(step=s.step, **s.means(), lr=lr), {}; self.collect(s)
     if valid:
         told = [self.score(s, valid) if s.acc.is_main_process else None]
         scores = (broadcast_object_list(told) if s.acc.num_processes > 1 else told)[0]
@@ -197,9 +201,14 @@ def smooth(self:Fit, s:Running):
     return s.ema.module if s.ema else self.model
 
 @patch
+def collect(self:Fit, s:Running):
+    "Bring weights that are divided among processes back into the model."
+    if s.sharded: self.model.load_state_dict({k: v.to('cpu') for k, v in s.acc.get_state_dict(s.model).items()}, strict=s.acc.is_main_process)
+
+@patch
 def score(self:Fit, s:Running, valid)->dict:
     "The scores of the model as it is now."
-    net = self.smooth(s).eval()
+    net = self.smooth(s).eval().to(s.acc.device)
     with torch.no_grad(), seeded(self.options.seed): scores = valid(net)
     self.model.train()
     if not isinstance(scores, dict): raise ParameterError(f'`valid` returned {type(scores).__name__},',
@@ -221,16 +230,27 @@ light = 3_000_000   # numbers in a model whose checkpoint is written at every lo
 @patch
 def write(self:Fit, s:Running, row:dict):
     "Append the row to log.jsonl, and write the best weights and a checkpoint; those of large models not so often that it would take more than a tenth of the time."
-    chance, now = gather_object([random_state()]), time.monotonic()  # of every process
-    due = s.step >= s.steps or s.stopped or sum(v.numel() for v in self.model.state_dict().values()) < light or s.cost < .1 or now - s.wrote >= 9*s.cost
     if s.acc.is_main_process:
         with open(writable(self.folder)/'log.jsonl', 'a') as f: f.write(json.dumps(row)+'\n')
-        if not due: return s.acc.wait_for_everyone()
-        self.keep_best(s); state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history),
-            chance=chance, model=self.model.state_dict(), opt=s.opt.optimizer.state_dict(),
-            ema=s.ema.state_dict() if s.ema else None, scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
+    due = s.step >= s.steps or s.stopped or s.asked or sum(v.numel() for v in self.model.state_dict().values()) < light or s.cost < .1 or time.monotonic() - s.wrote >= 9*s.cost
+    if (broadcast_object_list([due]) if s.acc.num_processes > 1 else [due])[0]: self.save(s)
+
+@patch
+def save(self:Fit, s:Running):
+    "Write the best weights so far, and a checkpoint of this very step."
+    now = time.monotonic(); how = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    opt = get_optimizer_state_dict(s.model, s.opt.optimizer, options=how) if s.sharded else s.opt.optimizer.state_dict()
+    if s.acc.is_main_process:
+        self.keep_best(s); state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history), sums=s.sums, since=s.since,
+            chance=[random_state()], model=self.model.state_dict(), opt=opt, ema=s.ema.state_dict() if s.ema else None, scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
         save_checkpoint(self.folder, s.step, state, s.config); s.wrote = time.monotonic(); s.cost = s.wrote - now
     s.acc.wait_for_everyone()
+
+@patch
+def leave(self:Fit, s:Running):
+    "Keep everything, and stop as somebody asked."
+    if self.folder: self.collect(s); self.save(s)
+    raise StopAsked(f'{self.name} was asked to stop at step {s.step} of {s.steps};', 'a checkpoint of this step was written.' if self.folder else 'nothing is kept, for it has no folder.', '', 'The same command goes on from there.' if self.folder else 'Give `folder` to the fit.')
 
 # %% ../../nbs/00_core/05_fit.ipynb #28018071
 @patch
@@ -242,7 +262,10 @@ def begin(self:Fit,
     say,             # for a message about a damaged checkpoint
 )->Running:
     "A run at its beginning, or where its newest checkpoint left it."
-    o, net = self.options, self.model.to(acc.device).train()
+    o, many = self.options, acc.num_processes; s = Running(acc, None, None, None, {}, history=History(), sums={}); net = (copy.deepcopy(self.model) if s.sharded else self.model).to(acc.device).train()
+    if acc.distributed_type == DistributedType.DEEPSPEED: raise UnknownError('DeepSpeed was asked for;', 'FSDP, or processes with whole weights, are known here.', 'It keeps optimiser and checkpoints in its own way.', 'Use a configuration of accelerate with `distributed_type: FSDP`.')
+    if s.sharded and o.ema: raise UnknownError(f'ema={o.ema} with FSDP:', 'ema=None is known there.', 'An average of divided weights is not kept.', 'Leave `ema` out, or train without FSDP.')
+    if many > 1: send_first([*net.parameters(), *net.buffers()])
     own = [p for p in net.parameters() if p.requires_grad]
     if any(p.dtype == torch.float64 for p in own): raise ParameterError('`model` has weights of type float64;',
         'expected float32.', '`Batches` gives out float32, and the two cannot be multiplied.', 'Call `model.float()` first.')
@@ -255,14 +278,16 @@ def begin(self:Fit,
     shapes = sha256(json.dumps({k: list(v.shape) for k, v in net.state_dict().items()}).encode())[:16]
     later = dict(floor=0., start=None, weight_decay_end=None)   # options that older checkpoints do not know
     chosen = {k: v for k, v in asdict(o).items() if k != 'device' and (k not in later or v != later[k])}
-    how = dict(groups=groups_mark(groups)) if self.groups else {}
+    how = (dict(groups=groups_mark(groups)) if self.groups else {}) | (dict(sharded=True) if s.sharded else {})
     config = plain(chosen | plan | how | dict(weights=shapes, batches=batches.about()) | self.about)
-    s = Running(acc, net, opt, ema, config, history=History(), sums={})
+    s.model, s.opt, s.ema, s.config = net, opt, ema, config
     saved = self.restore(s, resume, say) if self.folder else None
     if getattr(batches, 'device_resident', False): batches.to(acc.device)
-    s.model, s.opt = acc.prepare(net, opt); s.opt.zero_grad()
+    s.model, s.opt = acc.prepare(net, opt) if s.sharded else (acc.prepare_model(net, evaluation_mode=True), acc.prepare_optimizer(opt)); s.opt.zero_grad()
+    if saved and s.sharded: set_optimizer_state_dict(s.model, s.opt.optimizer, saved['opt'], options=StateDictOptions(full_state_dict=True))
     if saved and acc.scaler and saved['scaler']: acc.scaler.load_state_dict(saved['scaler'])
-    if saved and acc.process_index < len(saved['chance']): set_random_state(saved['chance'][acc.process_index])
+    if saved: set_random_state(saved['chance'][0])     # the same for all processes
+    if saved and acc.device.type == 'cuda' and saved['chance'][0]['cuda']: torch.cuda.set_rng_state(saved['chance'][0]['cuda'][0].cpu(), acc.device)
     return s
 
 # %% ../../nbs/00_core/05_fit.ipynb #c89271f0
@@ -281,10 +306,12 @@ def restore(self:Fit, s:Running, resume:bool, say):
         with atomic(folder/'log.jsonl') as tmp: tmp.write_text(kept)
     s.acc.wait_for_everyone()
     if not saved: return None
-    fill(self.model, saved['model'], 'the checkpoint'); s.opt.load_state_dict(saved['opt'])
+    fill(self.model, saved['model'], 'the checkpoint')
+    if s.sharded: fill(s.model, saved['model'], 'the checkpoint')     # what the optimiser knows is divided later
+    else: s.opt.load_state_dict(saved['opt'])
     if s.ema: s.ema.load_state_dict(saved['ema'])
     s.step, s.seconds, s.stopped, s.best = saved['step'], saved['seconds'], saved['stopped'], saved['best']
-    s.history.extend(saved['history']); self.keep_best(s)
+    s.sums, s.since = saved.get('sums', {}), saved.get('since', 0); s.history.extend(saved['history']); self.keep_best(s)
     return saved
 
 # %% ../../nbs/00_core/05_fit.ipynb #80349cee
@@ -323,7 +350,7 @@ def run(self:Fit,
     check_run(batches, steps, valid, every, patience); known(mode, ['min', 'max'], 'mode')
     even = o.schedule == 'constant' and o.weight_decay_end is None
     plan = dict(steps='any' if even else steps, monitor=[monitor, mode])
-    with prepared(self.model, o) as acc, seeded(int(rng(o.seed, 'fit', acc.process_index).integers(2**31))):
+    with prepared(self.model, o) as acc, seeded(int(rng(o.seed, 'fit', 0).integers(2**31))):
         log = self.log if acc.is_main_process else None
         s, scores = self.begin(acc, batches, plan, resume, lambda text: tell(log, text)), {}; s.steps = steps
         if s.step: tell(log, f'{self.name}  goes on from step {s.step}')
@@ -333,6 +360,7 @@ def run(self:Fit,
             seen = self.update(s, batches, lr, decay_share(s.step, steps, o)); s.seconds = time.monotonic()-start; terms = s.means()
             if s.step % every == 0 or s.step == steps: scores = self.look(s, lr, valid, monitor, mode, patience)
             progress.step(s.step, seen*acc.num_processes, lr, terms, scores)
+            if s.asked and s.step < steps and not s.stopped: self.leave(s)
         progress.close()
         if s.stopped: tell(log, f'{self.name}  stopped at step {s.step}: no better {monitor} lately')
         best = s.best['weights'] if restore_best and s.best else self.smooth(s).state_dict(); self.top = s.best   # step, value and weights of the best look

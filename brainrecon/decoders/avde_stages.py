@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..alignment.avde_loss import avde_loss
+from ..alignment.avde_loss import avde_loss, same_picture
 from ..alignment.targets import Standardise
 from ..core.batches import Batches, whole_number
 from ..core.checkpoint import fill
@@ -188,7 +188,7 @@ def retrieve(self:Reader, trials:Trials, gallery:Gallery, k:int=5)->list:
 def loss(self:Reader, model, batch)->dict:
     "The terms of the alignment loss."
     x, z, picture = batch; e, s = model(self.read(x)); how = dict(self.how)
-    same = picture[:, None] == picture[None] if how.pop('repeats') else None
+    same = same_picture(picture) if how.pop('repeats') else None
     return avde_loss(e, z, s, positives=same, **how)
 
 @patch

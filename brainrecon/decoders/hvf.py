@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from ..alignment.avde_loss import same_picture
 from ..alignment.contrast import info_nce
 from ..alignment.feature_cache import features
 from ..alignment.fusion import FusionEncoder, mmd, ubp_loss
@@ -226,7 +227,7 @@ class Resident:
 class Numbered(Batches):
     "Row numbers of each batch, and how much of the run is done, from 0 to 1."
     def __init__(self, n:int, steps:int, **how): super().__init__(np.arange(n), **how); self.steps = steps
-    def part(self, step, i=0, n=1): (rows,), share = super().part(step, i, n); return (rows, torch.tensor(step/max(1, self.steps - 1))), share
+    def part(self, step, *which): (rows,), share = super().part(step, *which); return (rows, torch.tensor(step/max(1, self.steps - 1))), share
 
 # %% ../../nbs/06_decoders/06_hvf.ipynb #fd444e89
 def smoothed(
@@ -251,7 +252,7 @@ def loss(self:HVF, model, batch)->dict:
     if c['smooth'] > 1 and self.axes is None: x = smoothed(x, c['smooth'])
     e, z, s = model(x, parts, person, self.viewer(person))
     with torch.autocast(e.device.type, torch.bfloat16, enabled=c['precision'] == 'bf16'):     # the similarities too, as released
-        contrast = ubp_loss(e, z, s) if c['loss'] == 'ubp' else info_nce(e, z, s.exp(), same=at[:, None] == at[None] if c['same'] else None)
+        contrast = ubp_loss(e, z, s) if c['loss'] == 'ubp' else info_nce(e, z, s.exp(), same=same_picture(at) if c['same'] else None)
     if not any(c['mmd']) or self.stage: return dict(contrast=contrast)
     start, end = c['mmd']; return dict(contrast=contrast, mmd=(start + (end - start)*done)*mmd(F.normalize(e, dim=-1), F.normalize(z, dim=-1)))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from ..alignment.avde_loss import same_picture
 from ..alignment.contrast import Temperature, identify, info_nce
 from ..alignment.targets import Standardise, features
 from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError, UnknownError, ValuesError, channel_index, check_shape, known, rng, seeded
@@ -274,7 +275,7 @@ def inputs(self:ContrastiveDecoder, x)->np.ndarray:  # what the network reads
 def loss(self:ContrastiveDecoder, model, batch)->dict:
     "Contrast, and some regression; two responses to one picture are not wrong answers to each other."
     x, z, picture = batch; out, scale = model(x)
-    return dict(contrast=info_nce(out, z, scale, same=picture[:, None] == picture[None]), mse=self.config['w_mse']*torch.nn.functional.mse_loss(out, z))
+    return dict(contrast=info_nce(out, z, scale, same=same_picture(picture)), mse=self.config['w_mse']*torch.nn.functional.mse_loss(out, z))
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #e4b10f28
 @patch

@@ -16,6 +16,7 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.checks import ParameterError, ShapeError, ValuesError, check_shape, known
+from ..core.together import added
 
 # %% ../../nbs/04_generators/00_quantiser.ipynb #2aa4ab30
 def scale_sizes(
@@ -305,7 +306,7 @@ def count(self:Quantiser,
     keep:float=.99,   # weight of what was counted before
 ):
     "Note how often each code was used: an average in which old batches fade."
-    hits = torch.stack([torch.bincount(i.flatten(), minlength=self.embedding.num_embeddings) for i in idx])
+    hits = added(torch.stack([torch.bincount(i.flatten(), minlength=self.embedding.num_embeddings) for i in idx]))
     self.ema_vocab_hit_SV.mul_(keep).add_(hits, alpha=1 - keep)
 
 @patch

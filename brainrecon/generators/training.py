@@ -18,6 +18,7 @@ from ..core.batches import Batches
 from ..core.checks import LeakError, ParameterError, ShapeError, check_shape, rng, seeded
 from ..core.files import array_hash, cached
 from ..core.fit import Fit
+from ..core.together import together
 from ..data.pictures import draw_exemplars, hue_turn, resized
 from .quantiser import fit_codebook, revive, scale_sizes
 from .vqvae import to_signed
@@ -139,7 +140,7 @@ def train_tokenizer(
     def care(net, img):
         net.steps += 1; n = int(net.steps)
         if not every or n % every or n > .75*steps: return   # words that were moved late would not settle
-        with torch.no_grad(): z = net.vqvae.latent(img)
+        with torch.no_grad(): z = together(net.vqvae.latent(img))
         net.moved += revive(net.vqvae.quantize, z, least, torch.Generator().manual_seed(seed*1_000_003 + n))
     how = dict(weights=w, maps=maps, critic_from=critic_from, care=care); batches = Batches(train, batch_size=batch_size, seed=seed, drop_last=True)
     made = dict(about or {}, tokenizer=vqvae.config, parts=w, pictures=array_hash(dict(img=train)), every=every, least=least, critic_from=critic_from if critic else None, seen_by=encoder.description() if maps is not None else None)
