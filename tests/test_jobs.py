@@ -39,7 +39,7 @@ for step in range(first, steps):
     if step == 1: raise RuntimeError('the power went out')''', '''run.scores(dict(title='Steps', rows=[dict(what=f'began at {first}', measure='steps', value=steps, simulated=True)]))''']
 
 silent = ["out = ''  # run folder", 'done = True']
-sleeper = ["out = ''  # run folder", "import os, time\nprint('kernel', os.getpid(), flush=True)", 'time.sleep(100)']
+sleeper = ["out = ''  # run folder", "import os, time\nfrom brainrecon.jobs.run import start\nrun = start(out)\nprint('kernel', os.getpid(), flush=True)", 'time.sleep(100)']
 
 
 def write(path, cells):
@@ -171,16 +171,28 @@ def test_a_second_worker_is_refused_and_a_dead_one_replaced(home):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='signals are sent differently there')
-def test_an_interrupted_run_says_so_and_leaves_no_process(home):
-    with subprocess.Popen([*command, 'run', 'games/sleeper', '--out', str(home/'sleeper')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+@pytest.mark.parametrize('name, code, says, state', [('SIGINT', 130, 'interrupted', 'failed'), ('SIGTERM', 75, 'stopped: the run was asked to stop (SIGTERM, did not leave within 1 s and was ended)', 'stopped'), ('SIGUSR1', 75, 'stopped: the run was asked to stop (SIGUSR1, did not leave', 'stopped')])
+def test_a_run_that_is_broken_off_says_so_and_leaves_no_process(home, name, code, says, state):
+    "This job does not look whether it is asked to stop, so it is ended."
+    with subprocess.Popen([*command, 'run', 'games/sleeper', '--out', str(home/f'sleeper-{name}')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'BRAINRECON_GRACE': '1'}) as p:
         line = next(l for l in p.stdout if l.startswith('kernel'))
-        p.send_signal(signal.SIGTERM); p.wait(30)
-        assert p.returncode == 130 and 'interrupted' in p.stderr.read()
-    assert load_json(home/'sleeper'/'status.json')['error'] == 'interrupted'
+        p.send_signal(getattr(signal, name)); p.wait(30); said = p.stderr.read()
+        assert p.returncode == code and says in said and 'Traceback' not in said, said
+    told = load_json(home/f'sleeper-{name}'/'status.json'); assert told['state'] == state and told['attempts'][-1]['state'] == state
     for _ in range(50):
         try: os.kill(int(line.split()[1]), 0); time.sleep(.1)
         except ProcessLookupError: break
     else: pytest.fail('the process of the notebook is still alive')
+
+@pytest.mark.skipif(os.name == 'nt', reason='signals are sent differently there')
+def test_the_notebook_does_not_outlive_a_killed_command(home):
+    with subprocess.Popen([*command, 'run', 'games/sleeper', '--out', str(home/'left')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        line = next(l for l in p.stdout if l.startswith('kernel')); p.kill(); p.wait(30)
+    for _ in range(80):
+        try: os.kill(int(line.split()[1]), 0); time.sleep(.1)
+        except ProcessLookupError: break
+    else: pytest.fail('the process of the notebook is still alive')
+    assert load_json(home/'left'/'status.json')['state'] == 'running'
 
 
 @pytest.mark.parametrize('words, code, says', [

@@ -11,7 +11,7 @@ import signal
 import threading
 from .checks import ReconError
 
-# %% ../../nbs/00_core/04e_stop.ipynb #df59e0a4
+# %% ../../nbs/00_core/04e_stop.ipynb #2b851b1b
 class StopAsked(ReconError):
     "The work was asked to stop, and has kept what it had."
     usual = 'A scheduler or a person sent a signal.'
@@ -32,7 +32,7 @@ def stop_asked()->bool:
 
 def check_stop(
     what:str,        # what was going on
-    kept:str='What is whole is kept.', # what becomes of it
+    kept:str='what is whole is kept.', # what becomes of it
 ):
     "Leave with `StopAsked` if somebody asked for it."
     if signals_came: raise StopAsked(f'{what} was asked to stop ({signals_came[-1]});', kept, '', 'The same command goes on from there.')

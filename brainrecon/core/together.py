@@ -91,7 +91,7 @@ def added(
     x:Tensor,  # what this process has counted
 )->Tensor:
     "The sum over the processes that share a batch."
-    s = share_now(); return x if s is None else Added.apply(x if s.count else torch.zeros_like(x))
+    s = share_now(); return x if s is None else Added.apply(x if s.count else x.masked_fill(torch.ones((), dtype=torch.bool, device=x.device), 0))     # joined to what it was made of, so that all go the same way back
 
 # %% ../../nbs/00_core/04f_together.ipynb #99a1934b
 def rows_drawn(

@@ -12,6 +12,7 @@ from pathlib import Path
 import brainrecon
 from ..core.ask import FetchError
 from ..core.checks import ParameterError, ReconError, folder
+from ..core.stop import StopAsked, stop_signals, try_again
 from .parameters import find_job, jobs, parse_given, recipes
 from .run import RunFailed, run_job
 
@@ -71,9 +72,11 @@ def make_parser()->argparse.ArgumentParser:
     sub = p.add_subparsers(dest='word', metavar='WORD', required=True)
     def word(name, text, **kw): return sub.add_parser(name, help=text, description=text[0].upper()+text[1:]+'.', allow_abbrev=False, **kw)
     run = word('run', 'run a job in a folder of its own',
-        usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [parameter=value ...]')
+        usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [--processes N] [parameter=value ...]')
     run.add_argument('name', metavar='NAME', help='such as retrieval/01_decode; see `brainrecon jobs`')
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
+    run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; otherwise one')
+    run.add_argument('--accelerate', metavar='C', default='', help='how they are started: fsdp, or a configuration of accelerate')
     demo = word('demo', 'name pictures, and draw them, from simulated recordings')
     report = word('report', 'compare finished runs on one page: scores beside the papers, paired tests, grids by rank, confusions, cost',
         usage='brainrecon report RUNS... [--out DIR] [--title T] [--categories FILE] [--again]')
@@ -141,7 +144,8 @@ def obey(
     if args.word == 'demo': return stoppable(lambda: run_demo(args.out, args.again))
     given = parse_given(find_job(args.name), rest); out = given.pop('out', '')
     if args.out and out: raise ParameterError('`out` was given twice;', 'once was expected.', '', 'Use either `--out` or `out=`.')
-    stoppable(lambda: run_job(args.name, args.recipe, args.out or out, args.again, **given))
+    if args.processes < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
+    stoppable(lambda: run_job(args.name, args.recipe, args.out or out, args.again, processes=args.processes, accelerate=args.accelerate, **given))
 
 def run_demo(
     out:str=None,      # folder for all runs; otherwise three below ./runs or BRAINRECON_RUNS
@@ -154,16 +158,18 @@ def run_demo(
 def stoppable(
     work,       # a function without arguments
 ):
-    "Run it; a cluster's request to stop is taken as Ctrl-C."
-    was = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    "Run it; a cluster's request to stop ends it with `StopAsked`, also where no notebook is at work."
+    def ask(number, frame): raise StopAsked(f'the command was asked to stop ({signal.Signals(number).name});', 'what is whole is kept.', '', 'The same command goes on from there.')
+    was = {s: signal.signal(s, ask) for s in stop_signals}
     try: work()
-    finally: signal.signal(signal.SIGTERM, was)
+    finally:
+        for s, old in was.items(): signal.signal(s, old)
 
 # %% ../../nbs/08_jobs/04_cli.ipynb #0e6e735b
 def main(
     argv=None,  # the words after `brainrecon`; from the terminal if None
 )->int:
-    "The command: 0 done, 1 the run or a source failed, 2 the request was wrong, 130 interrupted."
+    "The command: 0 done, 1 the run or a source failed, 2 the request was wrong, 75 asked to stop and ready to go on, 130 interrupted."
     parser = make_parser(); args, rest = parser.parse_known_args(argv)
     odd = [t for t in rest if t.startswith('-') or args.word != 'run']
     if odd and args.word == 'demo' and '=' in odd[0] and not odd[0].startswith('-'): parser.error(
@@ -175,5 +181,6 @@ def main(
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0      # the reader of our output has left
     except Exception as e:
         if debug: raise
+        if isinstance(e, StopAsked): print(f'stopped: {e}', file=sys.stderr); return try_again
         if isinstance(e, ReconError): print(f'error: {e}', file=sys.stderr); return 1 if isinstance(e, (RunFailed, FetchError)) else 2
         print(f'error: unexpected {type(e).__name__}: {e}\n  BRAINRECON_DEBUG=1 shows where.', file=sys.stderr); return 1

@@ -19,6 +19,7 @@ from ..data.pictures import Pictures, load_pictures, picture_endings
 from ..data.splits import Ledger, Splits
 from ..data.trials import Trials
 from ..decoders.retrieval import Gallery, make_gallery
+from .launch import leave_worker
 from ..metrics.retrieval import concept_centres
 
 # %% ../../nbs/08_jobs/04b_inputs.ipynb #e5fadedd
@@ -143,7 +144,8 @@ def open_test(
     why:str,       # what is going to be scored
     looks:int=1,   # how often the test decides something; more than 1 for protocols that choose by it
 )->Trials:         # marked as test trials
-    "The test trials; the reading is counted in this run and in all runs beside it."
+    "The test trials; the reading is counted in this run and in all runs beside it. Of several processes that train together, none gets them."
+    leave_worker()
     beside = Ledger(run.folder.parent/'test_readings.json') if run.params else None      # a notebook executed by hand has no neighbours
     return splits.test.open(why, ledger=run.path('test_readings.json'), beside=beside, run=run.folder.name, looks=looks)
 

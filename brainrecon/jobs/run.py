@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', 'fingerprint', 'folder_name', 'check_folder',
-           'choose_folder', 'locked', 'versions', 'commit', 'command', 'record', 'plain_lines', 'PlainLines',
-           'own_kernel', 'execute', 'attempt', 'run_job']
+           'choose_folder', 'locked', 'versions', 'commit', 'command', 'record', 'attempt', 'run_job']
 
-# %% ../../nbs/08_jobs/02_run.ipynb #3578b8b0
-import contextlib, hashlib, importlib.metadata, json, logging, os, re, shlex, shutil, socket, subprocess, sys, tempfile, time
+# %% ../../nbs/08_jobs/02_run.ipynb #137f5736
+import contextlib, hashlib, importlib.metadata, json, os, re, shlex, shutil, socket, subprocess, sys, tempfile, time
 from datetime import datetime
 from pathlib import Path
 import brainrecon
 from ..core.checks import FolderError, ReconError, ValuesError, device as best_device, folder as folder_of, need, writable
 from ..core.files import atomic, load_json, save_json, sha256
+from ..core.stop import StopAsked, check_stop, listen
+from .execute import execute
+from .launch import follow, is_worker, leave_worker, train_together, wanted
 from .parameters import find_job, resolve
 from .report import check_scores, print_scores, write_report
 
@@ -26,7 +28,7 @@ def now()->str:
     "The time here, with its zone."
     return datetime.now().astimezone().isoformat(timespec='seconds')
 
-# %% ../../nbs/08_jobs/02_run.ipynb #c9c6b087
+# %% ../../nbs/08_jobs/02_run.ipynb #03ce8803
 class Run:
     "One run folder: what a job writes into, and what is read from it afterwards."
     def __init__(self,
@@ -47,16 +49,17 @@ class Run:
         p = self.folder.joinpath(*parts); p.parent.mkdir(parents=True, exist_ok=True)
         return p
     def log(self, text:str):
-        "Print one line at once; the runner keeps it in log.txt."
-        print(text, flush=True)
+        "Print one line at once; the runner keeps it in log.txt. Here a job that was asked to stop leaves."
+        print(text, flush=True); check_stop('the job')
     def __repr__(self): return f'Run({self.folder.name!r}: {self.status.get("state", "new")}, attempt {self.attempt})'
 
-# %% ../../nbs/08_jobs/02_run.ipynb #e9173cac
+# %% ../../nbs/08_jobs/02_run.ipynb #9687ee31
 def scores(self,
     scores:dict=None,  # title, about, notes, test_readings, rows; see `jobs.report`
 )->dict:
     "Hand in the scores, checked and printed; without an argument, read those handed in."
     if scores is None: return self.read('scores.json')
+    leave_worker()
     save_json(self.folder/'scores.json', check_scores(scores)); print_scores(scores)
     return scores
 
@@ -69,14 +72,15 @@ def figure(self,
     "Keep a figure for the report, in the order in which they come; gives it back closed, so that a cell shows it once."
     if not re.fullmatch(r'[A-Za-z0-9_-]+', name): raise ValuesError(f'the figure name {name!r} is no plain word;',
         'letters, digits, - and _ were expected.', 'It becomes the name of a file.', 'Put the rest into the caption.')
+    leave = need('matplotlib.pyplot', 'jobs').close; leave(fig)
+    if is_worker(): return fig
     with atomic(self.path('figures', f'{name}.png')) as tmp: fig.savefig(tmp, dpi=dpi, bbox_inches='tight')
     save_json(self.folder/'figures'/'captions.json', {**self.read('figures/captions.json'), name: caption})
-    need('matplotlib.pyplot', 'jobs').close(fig)
     return fig
 
 Run.scores, Run.figure = scores, figure
 
-# %% ../../nbs/08_jobs/02_run.ipynb #f82b8073
+# %% ../../nbs/08_jobs/02_run.ipynb #9b678f24
 def start(
     out:str='',         # the job's parameter `out`
     device:str='auto',  # the job's parameter `device`, if it has one
@@ -84,9 +88,12 @@ def start(
     "The run folder, from inside a job notebook."
     at = writable(out) if out else Path(tempfile.mkdtemp(prefix='brainrecon-'))
     run = Run(at, best_device(device))
-    if run.params: save_json(at/'params.json', {**run.params, 'device': str(run.device)})
+    if is_worker(): return run
+    if run.params: listen(); follow(os.getppid()); save_json(at/'params.json', {**run.params, 'device': str(run.device)})
     if not out: print(f'Executed by hand: this run writes into {at}, a temporary folder. `brainrecon run` keeps everything.')
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
+    count, accelerate = wanted()
+    if run.params and (count > 1 or accelerate): train_together(run, count, accelerate)
     return run
 
 # %% ../../nbs/08_jobs/02_run.ipynb #f15da5b2
@@ -216,74 +223,14 @@ def record(
         came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed,
         command=command(job, recipe, values), started=now(), notebook_sha256=sha256(job.path), versions=versions(), **commit())
 
-# %% ../../nbs/08_jobs/02_run.ipynb #28f75b64
-def plain_lines(
-    text:str,  # what a cell wrote in one go
-)->list:
-    "Its lines as they would stand at the end, without bars and without the names of figures."
-    lines = [line.rstrip('\r').rpartition('\r')[2].rstrip() for line in text.split('\n')]
-    return [l for l in lines if l and not re.search(r'\d+%\|', l) and not l.startswith('<Figure size')]
-
-class PlainLines(logging.Handler):
-    "Takes what papermill logs and keeps the cells' own lines, in a file and on the screen."
-    def __init__(self,
-        path:Path,  # log.txt
-        show:bool,  # on the screen too
-    ):
-        super().__init__(); self.file, self.show = open(path, 'a', encoding='utf-8', buffering=1), show
-    def emit(self, record):
-        guess = record.getMessage().startswith(('Unable to parse line', 'Passed unknown parameter'))     # papermill's, of parameters that our own reader has checked
-        if record.funcName != 'log_output_message' and (guess or record.levelno < logging.WARNING): return
-        for line in plain_lines(record.getMessage()):
-            self.file.write(line+'\n')
-            if self.show: print(line, flush=True)
-    def close(self): self.file.close(); super().close()
-
-# %% ../../nbs/08_jobs/02_run.ipynb #8086fc7b
-@contextlib.contextmanager
-def own_kernel():
-    "The name of a Jupyter kernel that is this very Python."
-    with tempfile.TemporaryDirectory(prefix='brainrecon-', ignore_cleanup_errors=True) as tmp:
-        places = {k: os.path.abspath(v) for k in ('BRAINRECON_CACHE', 'BRAINRECON_DATA', 'BRAINRECON_RUNS') if (v := os.environ.get(k))}
-        spec = need('ipykernel.kernelspec', 'jobs').get_kernel_dict(extra_arguments=['--log-level=50'])     # silent when it is shut down
-        save_json(Path(tmp, 'kernels', 'brainrecon', 'kernel.json'), {**spec, 'env': {'IPYTHONDIR': str(Path(tmp, 'ipython')), **places}})
-        old = os.environ.get('JUPYTER_PATH')
-        os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [tmp, old]))
-        try: yield 'brainrecon'
-        finally: os.environ.pop('JUPYTER_PATH') if old is None else os.environ.update(JUPYTER_PATH=old)
-
-# %% ../../nbs/08_jobs/02_run.ipynb #ee570a42
-def execute(
-    source:Path,  # the job notebook
-    target:Path,  # where the executed one goes
-    given:dict,   # name -> value
-    show:bool,    # the lines on the screen too
-)->str:
-    "Execute a notebook in the folder of `target`; the error in words, empty if there was none."
-    papermill = need('papermill', 'jobs'); need('ipykernel', 'jobs'); nbclient = need('nbclient.exceptions', 'jobs')
-    logger, lines = logging.getLogger('papermill'), PlainLines(target.parent/'log.txt', show)
-    was = logger.level, logger.propagate
-    logger.addHandler(lines); logger.setLevel(logging.INFO); logger.propagate = False
-    literal = lambda p: str(p).replace('{', '{{').replace('}', '}}')    # papermill fills braces in paths with parameters
-    try:
-        with own_kernel() as kernel: papermill.execute_notebook(literal(source), literal(target), given, kernel_name=kernel,
-            language='python', progress_bar=False, log_output=True, cwd=str(target.parent), start_timeout=180,
-            shutdown_kernel='immediate')    # all is written when the last cell ends; taking torch apart would take seconds
-    except papermill.PapermillExecutionError as e:
-        said = [l.rstrip() for l in f'{e.ename}: {e.evalue}'.splitlines() if l.strip()]
-        return f'cell [{e.exec_count}] stopped with {" ".join(said)[:600]}'
-    except nbclient.DeadKernelError: return 'the process of the notebook died, usually because the memory was not enough'
-    finally:
-        logger.removeHandler(lines); lines.close(); logger.setLevel(was[0]); logger.propagate = was[1]
-    return ''
-
-# %% ../../nbs/08_jobs/02_run.ipynb #73a72466
+# %% ../../nbs/08_jobs/02_run.ipynb #3f23e3ec
 def attempt(
     job,          # a Job
     recipe,       # its recipe, or None
     values:dict,  # name -> Parameter, from `resolve`
     run:Run,      # in a folder that is locked
     show:bool,    # the lines on the screen too
+    more:dict=None, # variables for its process
 )->str:
     "Execute the job once more and note how it went; the error in words, empty if there was none."
     at, began, tries = run.folder, time.time(), run.status.get('attempts', [])
@@ -295,21 +242,22 @@ def attempt(
     save_json(at/'params.json', record(job, recipe, values)); note('running')
     (at/'scores.json').unlink(missing_ok=True)      # an earlier attempt's scores are not this one's
     with open(at/'log.txt', 'a', encoding='utf-8') as f: f.write(f'--- attempt {this["number"]}, {this["started"]}\n')
-    target, error = at/f'attempt-{this["number"]:02d}.ipynb', ''
+    target, error, state = at/f'attempt-{this["number"]:02d}.ipynb', '', ''
     try:
-        error = execute(job.path, target, {n: p.value for n, p in values.items()} | {'out': str(at)}, show)
+        error = execute(job.path, target, {n: p.value for n, p in values.items()} | {'out': str(at)}, show, {'BRAINRECON_NOTEBOOK': str(job.path), **(more or {})})
         if not error and not (at/'scores.json').exists(): error = 'the job ended without scores: no cell called `run.scores(...)`'
         if not error: write_report(at)
+    except StopAsked as e: error, state = str(e), 'stopped'; raise
     except ReconError as e: error = str(e)
     except BaseException as e:
         error = 'interrupted' if isinstance(e, KeyboardInterrupt) else f'{type(e).__name__}: {e}'
         raise
     finally:
         if target.exists(): shutil.copyfile(target, at/'notebook.ipynb')
-        note('failed' if error else 'finished', error)
+        note(state or ('failed' if error else 'finished'), error)
     return error
 
-# %% ../../nbs/08_jobs/02_run.ipynb #f9311206
+# %% ../../nbs/08_jobs/02_run.ipynb #84900a91
 def run_job(
     name:str,          # of the job, such as `retrieval/01_decode`
     recipe=None,       # name of a recipe, or the path of a `.yml` file of your own
@@ -317,16 +265,18 @@ def run_job(
     again:bool=False,  # run anew in a fresh folder even if this run is finished
     at=None,           # another folder of jobs
     show:bool=True,    # print what the job prints
+    processes:int=0,   # that train together; 0: as BRAINRECON_PROCESSES says, else one
+    accelerate:str='', # how they are started: 'fsdp', or a configuration of accelerate
     **given,           # values of the job's parameters
 )->Run:
-    "Run a job in a folder of its own: goes on if unfinished, returns at once if finished; `RunFailed` if a cell fails."
+    "Run a job in a folder of its own: goes on if unfinished, returns at once if finished; `RunFailed` if a cell fails, `StopAsked` if it was asked to stop."
     job = find_job(name, at); values = resolve(job, recipe, given, at)
-    need('papermill', 'jobs')
+    need('papermill', 'jobs'); more = {k: str(v) for k, v in dict(BRAINRECON_PROCESSES=processes, BRAINRECON_ACCELERATE=accelerate).items() if v}
     run = Run(choose_folder(job, recipe, values, out, again)); tell = print if show else lambda *_: None
     if not run.finished:
         with locked(run.folder):
             tell(f'{job.name} {"goes on" if run.attempt else "runs"} in {run.folder}')
-            if error := attempt(job, recipe, values, run, show):
+            if error := attempt(job, recipe, values, run, show, more):
                 raise RunFailed(f'{job.name} failed in attempt {run.attempt}: {error.rstrip(".")}.',
                     'Every cell was expected to run to its end.',
                     f'The notebook with its error is {run.folder/"notebook.ipynb"}.',

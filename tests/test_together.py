@@ -1,0 +1,135 @@
+"""Two processes that share every batch, compared with one: all trainings of this library, the job with its runner, weights divided among processes.
+
+Losses of every row agree to 1e-6. Weights do too, but for those on which no loss depends: a bias before a batch normalisation (and the mean that this keeps), the bias
+of an attention's keys, the factor of a norm over one number. Their gradient is rounding alone, and the optimiser, which divides by its size, takes full steps along it.
+"""
+import json, os, re, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.numpy import load_file
+from brainrecon.core.checks import FolderError, ParameterError, ShapeError, seeded
+from brainrecon.core.together import AsOne, Share, added, own_rows, together
+from brainrecon.jobs.launch import accelerate_file, configurations, launch_line
+
+HERE = Path(__file__).parent; SCRIPT = str(HERE/'together_cases.py'); COMMAND = str(Path(sys.executable).with_name('brainrecon'))
+env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+names = re.findall(r'@case\ndef (\w+)', (HERE/'together_cases.py').read_text(encoding='utf-8'))
+divided = ['generator', 'switti', 'fusion_prior']     # large generators, at a tiny size
+free = re.compile(r'(tsconv\.[04]|backbone\.[01267]|space\.0|^0|to_k|in_proj|qkv|k_norm|key_projection)[._]?bias$|running_mean$|mixer_blocks2\.\d+\.0\.weight$')
+
+def run(line, **more):
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=env | more); assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-4000:]; return done.stdout
+def many(count, *words): return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(count), SCRIPT, *map(str, words)]
+def rows(at): return [json.loads(line) for f in sorted(at.rglob('log.jsonl')) for line in f.read_text(encoding='utf-8').splitlines()]
+
+@pytest.fixture(scope='module')
+def ends(tmp_path_factory):
+    at = tmp_path_factory.mktemp('ends'); run([sys.executable, SCRIPT, str(at/'one')]); run(many(2, at/'two')); return at
+
+@pytest.mark.parametrize('name', names)
+def test_two_processes_train_as_one(ends, name):
+    one, two = rows(ends/'one'/name), rows(ends/'two'/name); assert one and len(one) == len(two)
+    for a, b in zip(one, two):
+        assert a.keys() == b.keys() and a['step'] == b['step']
+        for k in a: assert k.startswith('valid_') or abs(a[k] - b[k]) <= 1e-6*max(1, abs(a[k])), (name, a['step'], k, a[k], b[k])
+    a, b = (torch.load(ends/w/name/'end.pt', weights_only=True) for w in ('one', 'two')); assert a.keys() == b.keys()
+    for k in a:
+        if free.search(k) or not a[k].is_floating_point(): continue
+        off = (a[k].double() - b[k].double()).abs(); off = off[a[k].isfinite()]; assert not len(off) or (off.max() < 2e-4 and (off <= 2e-6).double().mean() > .995), (name, k, float(off.max()))
+
+def test_three_processes_with_nothing_left_for_one(tmp_path, ends):
+    "Batches of 33 rows in parts of 11, and a last one of two rows for three processes."
+    (tmp_path/'small.py').write_text(f'''
+import os, sys; sys.path.insert(0, {str(HERE)!r})
+import numpy as np, torch, torch.nn as nn
+from brainrecon.alignment.contrast import info_nce
+from brainrecon.core.checks import seeded
+from brainrecon.core.fit import Batches, Fit
+torch.set_num_threads(1); gen = np.random.default_rng(0); x, z = gen.normal(size=(23, 6)).astype('float32'), gen.normal(size=(23, 4)).astype('float32')
+with seeded(0): net = nn.Sequential(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(.3), nn.Linear(16, 4))
+rows = Fit(net, lambda m, b: info_nce(m(b[0]), b[1]), lr=1e-2, device='cpu', log=None).run(Batches(x, z, batch_size=7), 8, every=1)
+if os.environ.get('RANK', '0') == '0': torch.save(([r['loss'] for r in rows], net.state_dict()), sys.argv[1])
+if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+''')
+    line = many(3, tmp_path/'three.pt'); line[line.index(SCRIPT)] = str(tmp_path/'small.py'); run([sys.executable, str(tmp_path/'small.py'), str(tmp_path/'one.pt')]); run(line)
+    (one, a), (three, b) = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'three')); assert np.allclose(one, three, rtol=0, atol=2e-6) and all(torch.allclose(a[k].double(), b[k].double(), atol=1e-5) for k in a)
+
+
+# ---- weights divided among processes
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory):
+    at = tmp_path_factory.mktemp('parts'); conf = dict(configurations['fsdp'], use_cpu=True); conf['fsdp_config'] = dict(conf['fsdp_config'], fsdp_min_num_params=500); (at/'fsdp.json').write_text(json.dumps(conf))
+    line = [sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(at/'fsdp.json'), '--num_processes', '2', '--main_process_port', '0', '--cpu', SCRIPT]
+    run([*line, str(at/'two'), *divided]); return at, line
+
+@pytest.mark.parametrize('name', divided)
+def test_divided_weights_train_as_whole_ones(ends, parts, name):
+    one, two = rows(ends/'one'/name), rows(parts[0]/'two'/name); assert len(one) == len(two) and all(abs(a[k] - b[k]) <= 2e-6*max(1, abs(a[k])) for a, b in zip(one, two) for k in a if not k.startswith('valid_'))
+    a, b = (torch.load(p/name/'end.pt', weights_only=True) for p in (ends/'one', parts[0]/'two')); assert a.keys() == b.keys()
+    for k in a:
+        if free.search(k): continue
+        off = (a[k].double() - b[k].double()).abs()[a[k].isfinite()]; assert not len(off) or (off.max() < 2e-4 and (off <= 2e-6).double().mean() > .99), (name, k, float(off.max()))
+
+
+# ---- the pieces
+
+def test_rows_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(ShapeError, match='first axis'): Share((3, 2), 0).times(4)
+
+def test_alone_nothing_changes():
+    x = torch.randn(4, 3, requires_grad=True); assert together(x) is x and own_rows(x) is x and added(x) is x
+
+@pytest.mark.parametrize('sizes', [(3, 3), (3, 2), (2, 2, 1), (1, 0)])
+@pytest.mark.parametrize('what', [lambda x: F.dropout(x, .5), lambda x: F.dropout2d(x[..., None, None].expand(-1, -1, 2, 2), .5), lambda x: torch.rand_like(x), lambda x: torch.randn(len(x), 2), lambda x: torch.randint(3, 9, (len(x),)), lambda x: x.new_empty(len(x), 1).bernoulli_(.5), lambda x: F.dropout(x.repeat(2, 1).view(2, len(x), 4).transpose(0, 1).reshape(-1, 4), .3)])
+def test_chance_is_that_of_the_whole_batch(what, sizes):
+    n, at = sum(sizes), 0; x = torch.arange(4.*n).view(n, 4) + 1
+    with seeded(7): whole = what(x)
+    for r, k in enumerate(sizes):
+        with seeded(7), AsOne(Share(sizes, r)): part = what(x[at:at+k] if k else x[:1])
+        m = len(whole)//n; assert not k or torch.equal(part, whole[at*m:(at+k)*m]); at += k
+
+def test_chance_follows_the_order_in_memory():
+    x = torch.arange(24.).view(6, 4).t().contiguous().t() + 1
+    with seeded(7): whole = F.dropout(x, .5)
+    for r in range(2):
+        with seeded(7), AsOne(Share((3, 3), r)): assert torch.equal(F.dropout(x[3*r:3*r+3], .5), whole[3*r:3*r+3])
+
+def test_attention_drops_the_same():
+    with seeded(0): net = nn.TransformerDecoderLayer(8, 2, 16, .3, batch_first=True).train(); x, m = torch.randn(6, 5, 8), torch.randn(6, 3, 8)
+    with seeded(1): whole = net(x, m)
+    for r in range(2):
+        with seeded(1), AsOne(Share((3, 3), r)): assert torch.allclose(net(x[3*r:3*r+3], m[3*r:3*r+3]), whole[3*r:3*r+3], atol=1e-6)
+
+
+# ---- the job
+
+ALIGN = "avde/01_align encoders=labram align_options=[labram.patch=80,labram.width=80,labram.depth=2,labram.heads=4,labram.mlp_ratio=1,labram.drop_path=.3] layer=pooled align_targets=scaled align_batch_size=32 align_steps=12 align_every=4 align_lr=.003 draws=100 seeds=0 device=cpu".split()
+
+def test_a_job_in_two_processes_gives_the_table_of_one(tmp_path):
+    "The command that a user types: the notebook starts the processes, opens the test once, and scores what they have trained."
+    runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs')); run([COMMAND, 'run', *ALIGN, '--out', str(tmp_path/'one')], **runs); said = run([COMMAND, 'run', *ALIGN, '--processes', '2', '--out', str(tmp_path/'two')], **runs)
+    assert '2 processes train together' in said and said.index('align seed 0  step 12/12') < said.index('2 processes have trained') < said.index('labram-seed0: already aligned')
+    one, two = (json.loads((tmp_path/n/'scores.json').read_text(encoding='utf-8'))['rows'] for n in ('one', 'two')); assert one and len(one) == len(two)
+    for a, b in zip(one, two): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a)
+    assert [len(v) for v in json.loads((tmp_path/'two'/'test_readings.json').read_text()).values()] == [1]
+    a, b = (load_file(tmp_path/n/'predictions'/'eeg-s01-labram-seed0.safetensors') for n in ('one', 'two')); assert np.abs(a['query'] - b['query']).max() < 5e-6
+    told = json.loads((tmp_path/'two'/'processes'/'rank-0.json').read_text()); assert told == dict(state='trained', error='', processes=2)
+
+def test_a_launcher_of_ones_own(tmp_path):
+    "torchrun with the words of the command: the first process goes on to the scores."
+    said = run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'brainrecon.jobs.launch', *ALIGN, f'out={tmp_path/"run"}'], BRAINRECON_RUNS=str(tmp_path/'runs'))
+    status = json.loads((tmp_path/'run'/'status.json').read_text()); assert status['state'] == 'finished' and len(status['attempts']) == 1 and 'labram-seed0: already aligned' in said and (tmp_path/'run'/'report.html').exists()
+
+def test_an_error_in_one_process_is_told(tmp_path):
+    bad = [w if not w.startswith('align_lr') else 'align_lr=1e20' for w in ALIGN]; done = subprocess.run([COMMAND, 'run', *bad, '--processes', '2', '--out', str(tmp_path/'run')], capture_output=True, text=True, timeout=300, env=env | dict(BRAINRECON_RUNS=str(tmp_path/'runs')))
+    assert done.returncode == 1 and 'training in 2 processes failed' in done.stderr and 'finite' in done.stderr, done.stderr
+
+def test_what_cannot_be_started(tmp_path):
+    with pytest.raises(ParameterError, match='from 1'): launch_line(tmp_path, 0)
+    with pytest.raises(FolderError, match='accelerate config'): accelerate_file('nowhere.yaml', tmp_path)
+    assert json.loads(accelerate_file('fsdp', tmp_path).read_text())['distributed_type'] == 'FSDP' and 'accelerate.commands.launch' in launch_line(tmp_path, 2, 'fsdp')
