@@ -99,8 +99,9 @@ def test_chance_follows_the_order_in_memory():
     for r in range(2):
         with seeded(7), AsOne(Share((3, 3), r)): assert torch.equal(F.dropout(x[3*r:3*r+3], .5), whole[3*r:3*r+3])
 
-def test_attention_drops_the_same():
-    with seeded(0): net = nn.TransformerDecoderLayer(8, 2, 16, .3, batch_first=True).train(); x, m = torch.randn(6, 5, 8), torch.randn(6, 3, 8)
+@pytest.mark.parametrize('dropout', [.3, 0.])
+def test_attention_drops_the_same(dropout):
+    with seeded(0): net = nn.TransformerDecoderLayer(8, 2, 16, dropout, batch_first=True).train(); x, m = torch.randn(6, 5, 8), torch.randn(6, 3, 8)
     with seeded(1): whole = net(x, m)
     for r in range(2):
         with seeded(1), AsOne(Share((3, 3), r)): assert torch.allclose(net(x[3*r:3*r+3], m[3*r:3*r+3]), whole[3*r:3*r+3], atol=1e-6)
@@ -133,3 +134,12 @@ def test_what_cannot_be_started(tmp_path):
     with pytest.raises(ParameterError, match='from 1'): launch_line(tmp_path, 0)
     with pytest.raises(FolderError, match='accelerate config'): accelerate_file('nowhere.yaml', tmp_path)
     assert json.loads(accelerate_file('fsdp', tmp_path).read_text())['distributed_type'] == 'FSDP' and 'accelerate.commands.launch' in launch_line(tmp_path, 2, 'fsdp')
+
+def test_drawings_are_dealt_out():
+    "Three processes, a number of rows that they do not divide: each row is drawn as alone, up to rounding."
+    from brainrecon.core.pool import pool_of, pools
+    from brainrecon.data.embedded import load_embedded
+    from brainrecon.decoders.mindhier import packaged_mindhier
+    d, test = packaged_mindhier(device='cpu'), load_embedded('fmri', 1, snr_db=-6., exemplars=2).valid.average()[:13]; one = d.draw(test, 2, 5)
+    with pool_of(3): assert pools; many = d.draw(test, 2, 5)
+    assert not pools and one.shape == many.shape == (13, 2, 128, 128, 3) and (one != many).mean() < 1e-3 and np.abs(one.astype(int) - many).mean() < .05

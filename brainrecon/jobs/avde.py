@@ -9,6 +9,7 @@ __all__ = ['generators', 'called', 'Source', 'run_before', 'part', 'method_name'
            'reads_of', 'set_sampling', 'load_chains']
 
 # %% ../../nbs/08_jobs/05e_avde.ipynb #8325679a
+import secrets
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -303,7 +304,10 @@ def lend(
     "Hand on the words and latents of pictures that an earlier drawer of this run has computed; what they belong to is in their names, so none is mistaken for another."
     inner = stage_folder(to, 'draw' if name == 'var' else 'diffusion', train)
     for old in sorted(Path(folder).parent.glob('*/*/*/tokens-*' if name == 'var' else '*/*/*/latents-*')):
-        if old.is_dir() and not (inner/old.name).exists(): shutil.copytree(old, inner/old.name)
+        if not old.is_dir() or (inner/old.name).exists(): continue
+        tmp = inner/f'.{old.name}-{secrets.token_hex(4)}'; shutil.copytree(old, tmp)
+        try: tmp.rename(inner/old.name)     # whole or not at all; another process may have been quicker
+        except OSError: shutil.rmtree(tmp)
 
 def load_reads(
     folder,      # with the readers of one recording

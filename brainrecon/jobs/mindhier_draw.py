@@ -74,7 +74,7 @@ class Wishes:
 def draw_as(d:MindHier, test:Trials, single:Trials, how:str, n:int, seed:int)->np.ndarray:  # `b n h w 3`, uint8
     "Drawings of averaged responses, or of the mean of what the encoder says of each."
     if how == 'voxels': return d.draw(test, n, seed)
-    d.ready().check_n(n); return d.paint(over_repeats(d.code(single), single, test), n, draw_seeds(test.table, n, seed))
+    d.ready().check_n(n); return d.paint_all(over_repeats(d.code(single), single, test), n, draw_seeds(test.table, n, seed))
 
 def plan_lines(
     lines:list, test:Trials, single:Trials, album:Album, candidates, # of `Line`; the opened test, averaged and not

@@ -13,6 +13,7 @@ from pathlib import Path
 import brainrecon
 from ..core.checks import FolderError, ReconError, ValuesError, device as best_device, folder as folder_of, need, writable
 from ..core.files import atomic, load_json, save_json, sha256
+from ..core.pool import open_pool
 from ..core.stop import StopAsked, check_stop, listen
 from .execute import execute
 from .launch import follow, is_worker, leave_worker, train_together, wanted
@@ -93,7 +94,7 @@ def start(
     if not out: print(f'Executed by hand: this run writes into {at}, a temporary folder. `brainrecon run` keeps everything.')
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
     count, accelerate = wanted()
-    if run.params and (count > 1 or accelerate): train_together(run, count, accelerate)
+    if run.params and (count > 1 or accelerate): train_together(run, count, accelerate); open_pool(count)
     return run
 
 # %% ../../nbs/08_jobs/02_run.ipynb #f15da5b2
