@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from .checks import CheckpointError, FileError, FolderError, ShapeError, UnknownError, known, writable
 from .files import differences, load_json, plain, save_json
 from .progress import clock, tell, watched_bar
+from .stop import check_stop
 
 # %% ../../nbs/00_core/04c_shelf.ipynb #e583cbc6
 class Count:
@@ -227,7 +228,7 @@ def make_rows(self:Shelf, grow, make, batch, count):
             j = min(i + min(g.batch or batch for g in now), self.n); now = [g for g in now if min(g.batch or batch, self.n - i) == j - i]
             out = make(i, j, [g.name for g in now])
             for g in now: g.put(out[g.name], batch)
-            count.add(j - i)
+            count.add(j - i); check_stop(f'the filling of {self.label}', 'the batches so far are kept.')
         for g in grow: g.finish()
     finally: count.close()
 

@@ -132,6 +132,7 @@ def paint_rows(codes, seeds, drawer, n)->np.ndarray:  # `b n h w 3`, uint8
     "The pictures of some of the codes."
     return drawer.paint(codes, n, seeds)
 
+# %% ../../nbs/06_decoders/02_drawing.ipynb #7c2126az
 def check_n(self, n):
     "Refuse a number of drawings that this drawer does not have."
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1: raise ParameterError(f'n={n!r}:', 'a whole number from 1 was expected.', '', 'Give n=1.')
