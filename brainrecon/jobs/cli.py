@@ -72,7 +72,8 @@ def make_parser()->argparse.ArgumentParser:
     sub = p.add_subparsers(dest='word', metavar='WORD', required=True)
     def word(name, text, **kw): return sub.add_parser(name, help=text, description=text[0].upper()+text[1:]+'.', allow_abbrev=False, **kw)
     run = word('run', 'run a job in a folder of its own',
-        usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [--processes N] [parameter=value ...]')
+        usage='brainrecon run NAME [--recipe R] [--out DIR] [--again] [--processes N] [parameter=value ...]',
+        epilog='The parameters of a job, their defaults and its recipes: brainrecon jobs NAME.')
     run.add_argument('name', metavar='NAME', help='such as retrieval/01_decode; see `brainrecon jobs`')
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
     run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; otherwise one')

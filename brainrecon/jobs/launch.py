@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['configurations', 'rank', 'TrainingDone', 'LaunchFailed', 'is_worker', 'leave_worker', 'job_cells', 'follow', 'work',
            'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines', 'workers_of', 'end_all',
-           'apart', 'main', 'prepare', 'finish']
+           'apart', 'prepare', 'finish', 'main']
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #bdffe98f
 import argparse
@@ -178,22 +178,6 @@ def apart(folder):
     if rank(): sys.stdout = mine
     sys.stderr = mine
 
-def main(
-    argv=None,  # words after the module; from the terminal if None
-)->int:         # exit code
-    "One of several processes: train a job together; the first one then executes its notebook."
-    p = argparse.ArgumentParser('python -m brainrecon.jobs.launch', description='Train a job in several processes.', allow_abbrev=False)
-    p.add_argument('name', nargs='?', default='', help='of a job'); p.add_argument('--folder', default='', help='a run folder that is prepared'); p.add_argument('--recipe'); p.add_argument('--out')
-    args, rest = p.parse_known_args(argv); folder, job = args.folder, None
-    if not folder: folder, job = prepare(args, rest)
-    import torch
-    from brainrecon.jobs.run import locked
-    apart(folder)
-    with locked(folder) if job and not rank() else contextlib.nullcontext(): state = work(folder)
-    if torch.distributed.is_initialized() and state == 'trained': torch.distributed.barrier(); torch.distributed.destroy_process_group()
-    if job and not rank() and state == 'trained': return finish(job, folder)
-    return dict(trained=0, stopped=try_again).get(state, 1)
-
 def prepare(args, rest)->tuple:  # (folder, what to finish)
     "The run folder, made by the first process and told to the others."
     from brainrecon.jobs.parameters import find_job, parse_given, resolve
@@ -210,6 +194,23 @@ def finish(job, folder)->int:
     from brainrecon.jobs.run import run_job
     for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'BRAINRECON_WORKER'): os.environ.pop(k, None)
     run_job(job[0], job[1], str(folder), **job[2]); return 0
+
+# %% ../../nbs/08_jobs/01b_launch.ipynb #ab12cd34
+def main(
+    argv=None,  # words after the module; from the terminal if None
+)->int:         # exit code
+    "One of several processes: train a job together; the first one then executes its notebook."
+    p = argparse.ArgumentParser('python -m brainrecon.jobs.launch', description='Train a job in several processes.', allow_abbrev=False)
+    p.add_argument('name', nargs='?', default='', help='of a job'); p.add_argument('--folder', default='', help='a run folder that is prepared'); p.add_argument('--recipe'); p.add_argument('--out')
+    args, rest = p.parse_known_args(argv); folder, job = args.folder, None
+    if not folder: folder, job = prepare(args, rest)
+    import torch
+    from brainrecon.jobs.run import locked
+    apart(folder)
+    with locked(folder) if job and not rank() else contextlib.nullcontext(): state = work(folder)
+    if torch.distributed.is_initialized() and state == 'trained': torch.distributed.barrier(); torch.distributed.destroy_process_group()
+    if job and not rank() and state == 'trained': return finish(job, folder)
+    return dict(trained=0, stopped=try_again).get(state, 1)
 
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not as a page; by its full name, so that there is one of each class
     import brainrecon.jobs.launch as own
