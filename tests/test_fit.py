@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from brainrecon.core.checkpoint import list_checkpoints
 from brainrecon.core.checks import CheckpointError, ParameterError, ReconError, seeded
 from brainrecon.core.fit import Batches, Fit
+from brainrecon.core.stop import StopAsked, listening
 
 gen = np.random.default_rng(0)
 x = gen.normal(size=(50, 6)).astype('float32'); y = gen.normal(size=(50, 2)).astype('float32')
@@ -43,6 +44,30 @@ def test_resume_is_exact(tmp_path, options, stop_at):
     assert (tmp_path/'whole/log.jsonl').read_text() == (tmp_path/'parts/log.jsonl').read_text()
     a, b = (load_file(tmp_path/f/'best.safetensors') for f in ('whole', 'parts'))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+@pytest.mark.parametrize('options', [dict(), dict(ema=.9, accumulate=3)])
+@pytest.mark.parametrize('stop_at', [1, 10, 37, 59])
+def test_asked_to_stop_it_keeps_this_very_step(tmp_path, options, stop_at):
+    "Between two looks as well: weights, rows and their means over the steps are those of an undisturbed run, to the last bit."
+    whole, rows = train(tmp_path/'whole', **options); calls = 0
+    def asked(m, batch):
+        nonlocal calls
+        calls += 1
+        if calls == stop_at*options.get('accumulate', 1): os.kill(os.getpid(), signal.SIGUSR1 if stop_at % 2 else signal.SIGTERM)
+        return error(m, batch)
+    with listening(), pytest.raises(StopAsked, match=f'at step {stop_at} of 60; a checkpoint of this step was written'): train(tmp_path/'parts', loss=asked, **options)
+    assert list_checkpoints(tmp_path/'parts')[-1].stem == f'step-{stop_at:08d}'
+    again, rows_again = train(tmp_path/'parts', **options); assert same(whole, again) and rows == rows_again and (tmp_path/'whole/log.jsonl').read_text() == (tmp_path/'parts/log.jsonl').read_text()
+
+def test_asked_to_stop_at_the_last_step_it_ends(tmp_path):
+    calls = []
+    def asked(m, batch): calls.append(1); len(calls) == 60 and os.kill(os.getpid(), signal.SIGTERM); return error(m, batch)
+    with listening(): whole, rows = train(tmp_path/'whole', loss=asked)
+    assert rows[-1]['step'] == 60
+
+def test_asked_to_stop_without_a_folder():
+    def asked(m, batch): os.kill(os.getpid(), signal.SIGTERM); return error(m, batch)
+    with listening(), pytest.raises(StopAsked, match='nothing is kept'): Fit(net(), asked, device='cpu', log=None).run(Batches(x, y, batch_size=16), 9)
 
 def test_resume_keeps_other_chance(tmp_path):
     def noisy(model, batch): return F.mse_loss(model(batch[0] + .01*np.random.normal() + .01*random.random()), batch[1])

@@ -59,6 +59,32 @@ if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
     (one, a), (three, b) = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'three')); assert np.allclose(one, three, rtol=0, atol=2e-6) and all(torch.allclose(a[k].double(), b[k].double(), atol=1e-5) for k in a)
 
 
+def test_one_process_begins_and_two_go_on(tmp_path):
+    "Asked to stop in its middle, and continued by another number of processes; the other way round, too."
+    (tmp_path/'half.py').write_text(f'''
+import os, signal, sys; sys.path.insert(0, {str(HERE)!r})
+import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
+from brainrecon.core.checks import seeded
+from brainrecon.core.fit import Batches, Fit
+from brainrecon.core.stop import StopAsked, listen
+torch.set_num_threads(1); listen(); gen = np.random.default_rng(0); x, y = gen.normal(size=(40, 6)).astype('float32'), gen.normal(size=(40, 2)).astype('float32'); calls = []
+with seeded(0): net = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(.3), nn.Linear(16, 2))
+def loss(m, b):
+    calls.append(1)
+    if len(calls) == int(sys.argv[2]) and os.environ.get('RANK', '0') == '0': os.kill(os.getpid(), signal.SIGTERM)
+    return F.mse_loss(m(b[0]), b[1])
+try: rows = Fit(net, loss, lr=1e-2, ema=.9, device='cpu', log=None, folder=sys.argv[1]).run(Batches(x, y, batch_size=10), 12, every=5)
+except StopAsked as e: print(str(e).splitlines()[0])
+else: os.environ.get('RANK', '0') == '0' and torch.save(net.state_dict(), sys.argv[1] + '/end.pt')
+if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+''')
+    def go(count, at, stop): line = [sys.executable, str(tmp_path/'half.py')] if count == 1 else many(2)[:-1] + [str(tmp_path/'half.py')]; return run([*line, str(tmp_path/at), str(stop)])
+    go(1, 'whole', 0)
+    for first, second in ((1, 2), (2, 1)):
+        at = f'{first}-{second}'; assert 'at step 7 of 12' in go(first, at, 7); go(second, at, 0); a, b = (torch.load(tmp_path/n/'end.pt', weights_only=True) for n in ('whole', at)); assert all(torch.allclose(a[k], b[k], rtol=0, atol=2e-6) for k in a)
+        one, two = rows(tmp_path/'whole'), rows(tmp_path/at); assert all(abs(p[k] - q[k]) < 1e-6 for p, q in zip(one, two, strict=True) for k in p)
+
+
 # ---- weights divided among processes
 
 @pytest.fixture(scope='module')
