@@ -6,6 +6,7 @@ of an attention's keys, the factor of a norm over one number. Their gradient is 
 import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.nn as nn
@@ -135,7 +136,7 @@ def test_attention_drops_the_same(dropout):
 
 # ---- the job
 
-ALIGN = "avde/01_align encoders=labram align_options=[labram.patch=80,labram.width=80,labram.depth=2,labram.heads=4,labram.mlp_ratio=1,labram.drop_path=.3] layer=pooled align_targets=scaled align_batch_size=32 align_steps=12 align_every=4 align_lr=.003 draws=100 seeds=0 device=cpu".split()
+ALIGN = "avde/01_align encoders=labram align_options=[labram.patch=80,labram.width=80,labram.depth=2,labram.heads=4,labram.mlp_ratio=1,labram.drop_path=.3] layer=pooled align_targets=scaled align_batch_size=32 align_steps=12 align_every=4 align_lr=.003 draws=100 seeds=0 controls=False device=cpu".split()
 
 def test_a_job_in_two_processes_gives_the_table_of_one(tmp_path):
     "The command that a user types: the notebook starts the processes, opens the test once, and scores what they have trained."
@@ -151,6 +152,17 @@ def test_a_launcher_of_ones_own(tmp_path):
     "torchrun with the words of the command: the first process goes on to the scores."
     said = run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'brainrecon.jobs.launch', *ALIGN, f'out={tmp_path/"run"}'], BRAINRECON_RUNS=str(tmp_path/'runs'))
     status = json.loads((tmp_path/'run'/'status.json').read_text()); assert status['state'] == 'finished' and len(status['attempts']) == 1 and 'labram-seed0: already aligned' in said and (tmp_path/'run'/'report.html').exists()
+
+def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(tmp_path):
+    "kill -9 of the second process: nobody waits for it for ever, and two processes that go on end as two that were left in peace, to the last bit."
+    line = [COMMAND, 'run', *[w if not w.startswith('align_steps') else 'align_steps=40' for w in ALIGN], '--processes', '2', '--out']; runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs')); run([*line, str(tmp_path/'whole')], **runs)
+    with subprocess.Popen([*line, str(tmp_path/'cut')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env | runs) as p:
+        next(t for t in p.stdout if re.search(r'align seed 0  step +(8|9|1\d)/40', t))
+        second = [q for q in psutil.Process(p.pid).children(recursive=True) if 'brainrecon.jobs.launch' in q.cmdline() and q.environ().get('RANK') == '1']; assert len(second) == 1; second[0].kill(); p.stdout.read(); said = p.stderr.read()
+    assert p.returncode == 1 and 'training in 2 processes failed' in said, said
+    again = run([*line, str(tmp_path/'cut')], **runs); assert re.search(r'goes on from step (4|8|12|16|20)\b', again)
+    f = 'readers/eeg-s01/labram-seed0.safetensors'; a, b = load_file(tmp_path/'whole'/f), load_file(tmp_path/'cut'/f); assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
+    assert (tmp_path/'whole/readers/eeg-s01/labram-seed0/log.jsonl').read_text() == (tmp_path/'cut/readers/eeg-s01/labram-seed0/log.jsonl').read_text()
 
 def test_an_error_in_one_process_is_told(tmp_path):
     bad = [w if not w.startswith('align_lr') else 'align_lr=1e20' for w in ALIGN]; done = subprocess.run([COMMAND, 'run', *bad, '--processes', '2', '--out', str(tmp_path/'run')], capture_output=True, text=True, timeout=300, env=env | dict(BRAINRECON_RUNS=str(tmp_path/'runs')))
