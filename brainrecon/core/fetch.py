@@ -11,9 +11,10 @@ import contextlib, hashlib, http.client, os, re, shutil, time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from filelock import FileLock
-from .ask import Again, FetchError, Never, checked, digits, online, open_url, shown, size_text
+from .ask import Again, FetchError, Never, checked, digits, open_url, shown, size_text
 from .checks import FileError, FolderError, ParameterError, UnsafeError, writable
 from .files import load_json, save_json
+from .offline import online
 from .progress import clock, tell, watched_bar
 
 # %% ../../nbs/00_core/08_fetch.ipynb #396adbf0

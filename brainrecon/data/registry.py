@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['record_name', 'File', 'heads', 'from_pattern', 'chosen', 'services', 'address', 'files_of', 'recorded', 'record',
-           'size_at', 'look', 'Plan', 'home_of', 'nearest', 'plan', 'plan_text', 'unpack', 'crc', 'may_fetch', 'fetch',
-           'Report', 'judge_file', 'verify', 'present', 'readable', 'status']
+           'size_at', 'look', 'Plan', 'home_of', 'nearest', 'plan', 'plan_text', 'unpack', 'crc', 'command_for',
+           'may_fetch', 'fetch', 'Report', 'judge_file', 'verify', 'present', 'readable', 'status']
 
 # %% ../../nbs/01_data/15_registry.ipynb #adfe884a
 import fnmatch, importlib, os, shutil, stat, zipfile, zlib
@@ -14,10 +14,11 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 import pandas as pd
 from filelock import FileLock
-from ..core.ask import FetchError, online, size_text
+from ..core.ask import FetchError, size_text
 from ..core.checks import FileError, FolderError, MissingWeights, ParameterError, ReconError, UnsafeError, folder, known, writable
 from ..core.fetch import Want, beside, digest, fetch_file, inside, looks_wrong, room, wrong_with
 from ..core.files import load_json, save_json
+from ..core.offline import online
 from ..core.progress import tell
 from .assets import Asset, Part, asset, table
 from .listings import bases, list_source
@@ -254,6 +255,12 @@ def crc(path)->int:
         while b := f.read(2**20): n = zlib.crc32(b, n)
     return n
 
+# %% ../../nbs/01_data/15_registry.ipynb #c0mmand1
+def command_for(p:Plan)->str:
+    "What to type for the part of a plan that is not here."
+    a, parts = p.asset, list(dict.fromkeys(f.part for f in p.missing)); people = sorted({f.subject for f in p.missing if f.subject is not None}); usual = [q.name for q in a.parts if q.usual]
+    return ' '.join([f'brainrecon data {"plan" if a.agreement or a.tool else "fetch"} {a.id}', *(['--subject', *map(str, people)] if people and len(people) < len(a.subjects) else []), *(['--part', *parts] if set(parts) - set(usual) else [])])
+
 # %% ../../nbs/01_data/15_registry.ipynb #0ab67755
 def may_fetch(p:Plan):
     "Refuse what a program must not or cannot fetch."
@@ -264,7 +271,7 @@ def may_fetch(p:Plan):
     wrong = [f for f in p.missing if f.state == 'wrong']
     if wrong: raise FileError(f'{wrong[0].name} is here already with {wrong[0].have:,} bytes;', f'expected: {wrong[0].want}.', 'It is cut short, or another version.',
         'Move it away or delete it, then fetch again.')
-    if p.missing or p.open: online(names)
+    if p.missing or p.open: online(names, command_for(p))
     lost = [n for n in p.open if not n.endswith('does not list')] + [f.name for f in p.missing if not f.urls]
     if lost: raise FetchError(f'{a.id!r} cannot be fetched whole: {"; ".join(p.unasked) or "its source was not asked, or no longer has the files"};',
         f'an address was expected for {", ".join(lost[:4])}.', '',

@@ -16,6 +16,7 @@ from einops import rearrange
 from ..core.checks import FileError, MissingWeights, ParameterError, known
 from ..core.files import sha256
 from ..core.official import load_official, read_official
+from ..core.offline import online
 from ..data.assets import asset, table
 from ..data.registry import home_of, recorded
 from .given import asset_file, check_content, weights_path
@@ -117,7 +118,7 @@ def find_timm(
     "The weight file of a network of timm in the Hugging Face cache; a `MissingWeights` if it is absent and `download` is not said."
     hub = importlib.import_module('huggingface_hub'); here = hub.try_to_load_from_cache(repo, 'model.safetensors') if repo else None
     if isinstance(here, str): return weights_path(here)
-    if download and repo: return weights_path(hub.hf_hub_download(repo, 'model.safetensors'))
+    if download and repo: online([f'{repo}/model.safetensors'], f'hf download {repo} model.safetensors'); return weights_path(hub.hf_hub_download(repo, 'model.safetensors'))
     raise MissingWeights(f'the weights of timm:{name} are not on this machine;', 'nothing is downloaded unless it is said.', '', (f'Type `hf download {repo} model.safetensors`, or, in' if repo else 'In') + " Python, give `weights='a file'`.")
 
 # %% ../../nbs/02_encoders/00b_frozen.ipynb #d21a8642

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from ..core.checks import CheckpointError, MissingExtra, MissingWeights, ParameterError, ShapeError, ValuesError, device as find_device, known, need
 from ..core.files import sha256
+from ..core.offline import online
 from ..data.assets import table
 from ..data.registry import home_of
 from .given import asset_file, check_content, weights_path
@@ -274,7 +275,7 @@ def find_clip(
     if fetched: return asset_file(a, fetched)
     here = hub.try_to_load_from_cache(repo, clip_files[0]) if repo else None
     if isinstance(here, str): return Path(here)
-    if download and repo: return Path(hub.hf_hub_download(repo, clip_files[0]))
+    if download and repo: online([f'{repo}/{clip_files[0]}'], f'brainrecon data fetch {a.id}' if a else f'hf download {repo} {clip_files[0]}'); return Path(hub.hf_hub_download(repo, clip_files[0]))
     raise MissingWeights(f'the weights of {arch}/{tag} are not on this machine;', 'nothing is downloaded unless it is said.', '',
         f'Type `brainrecon data fetch {a.id}`.' if a else f"Type `hf download {repo} {clip_files[0]}`, or, in Python, give `weights='a file'`." if repo else "In Python, give `weights='a file'`.")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import brainrecon
 from ..core.ask import FetchError
 from ..core.checks import ParameterError, ReconError, folder
+from ..core.offline import go_offline
 from ..core.stop import StopAsked, stop_signals, try_again
+from .cluster import need_words, obey_need, obey_run, slurm_asked, slurm_words
 from .parameters import find_job, jobs, parse_given, recipes
 from .run import RunFailed, run_job
 
@@ -78,6 +80,8 @@ def make_parser()->argparse.ArgumentParser:
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
     run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; otherwise one')
     run.add_argument('--accelerate', metavar='C', default='', help='how they are started: fsdp, or a configuration of accelerate')
+    run.add_argument('--offline', action='store_true', help='nothing is fetched')
+    slurm_words(run); need_words(word)
     demo = word('demo', 'name pictures, and draw them, from simulated recordings')
     report = word('report', 'compare finished runs on one page: scores beside the papers, paired tests, grids by rank, confusions, cost',
         usage='brainrecon report RUNS... [--out DIR] [--title T] [--categories FILE] [--again]')
@@ -136,6 +140,7 @@ def obey(
     "Do what was asked; gives an exit code, or None for 0."
     if args.word == 'jobs': return show_jobs(args.name)
     if args.word == 'data': return obey_data(args)
+    if args.word == 'need': return obey_need(args, rest)
     if args.word == 'doctor':
         from brainrecon.jobs.doctor import print_doctor
         return print_doctor()
@@ -143,6 +148,8 @@ def obey(
         from brainrecon.jobs.compare_page import make_report
         return stoppable(lambda: make_report(args.runs, args.out, args.title, args.categories, args.again))
     if args.word == 'demo': return stoppable(lambda: run_demo(args.out, args.again))
+    if slurm_asked(args): return obey_run(args, rest)
+    if args.offline: go_offline()
     given = parse_given(find_job(args.name), rest); out = given.pop('out', '')
     if args.out and out: raise ParameterError('`out` was given twice;', 'once was expected.', '', 'Use either `--out` or `out=`.')
     if args.processes < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
@@ -172,7 +179,7 @@ def main(
 )->int:
     "The command: 0 done, 1 the run or a source failed, 2 the request was wrong, 75 asked to stop and ready to go on, 130 interrupted."
     parser = make_parser(); args, rest = parser.parse_known_args(argv)
-    odd = [t for t in rest if t.startswith('-') or args.word != 'run']
+    odd = [t for t in rest if t.startswith('-') or args.word not in ('run', 'need')]
     if odd and args.word == 'demo' and '=' in odd[0] and not odd[0].startswith('-'): parser.error(
         f'the demo has fixed values; for others: brainrecon run retrieval/01_decode --recipe demo {odd[0]}')
     if odd: parser.error(f'{odd[0]!r} is not understood; see `brainrecon {args.word} --help`')

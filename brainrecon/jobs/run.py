@@ -13,6 +13,7 @@ from pathlib import Path
 import brainrecon
 from ..core.checks import FolderError, ReconError, ValuesError, device as best_device, folder as folder_of, need, writable
 from ..core.files import atomic, load_json, save_json, sha256
+from ..core.offline import guard, is_offline
 from ..core.pool import open_pool
 from ..core.stop import StopAsked, check_stop, listen
 from .execute import execute
@@ -89,6 +90,7 @@ def start(
     "The run folder, from inside a job notebook."
     at = writable(out) if out else Path(tempfile.mkdtemp(prefix='brainrecon-'))
     run = Run(at, best_device(device))
+    if is_offline(): guard()
     if is_worker(): return run
     if run.params: listen(); follow(os.getppid()); save_json(at/'params.json', {**run.params, 'device': str(run.device)})
     if not out: print(f'Executed by hand: this run writes into {at}, a temporary folder. `brainrecon run` keeps everything.')
