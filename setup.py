@@ -21,7 +21,7 @@ setup(
     url=cfg['git_url'], python_requires='>=' + cfg['min_python'],
     packages=packages,
     package_dir={'brainrecon': 'brainrecon', 'brainrecon.notebooks': 'nbs/08_jobs'},
-    package_data={'brainrecon': ['assets/**/*'], 'brainrecon.notebooks': ['*/*.ipynb', 'recipes/*.yml']},
+    package_data={'brainrecon': ['assets/**/*'], 'brainrecon.notebooks': ['*/*.ipynb', 'recipes/*.yml', 'sweeps/*.yml', 'results/*.json']},
     install_requires=cfg['requirements'].split(), extras_require=extras,
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3'],
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},

@@ -2,7 +2,8 @@
 
 The sizes are tiny: these tests say that the chain holds together, not how well it draws.
 """
-import json, re
+import json, re, sys
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -13,15 +14,18 @@ from brainrecon.core.files import load_json
 from brainrecon.data.pictures import load_pictures
 from brainrecon.decoders.fusion_drawer import packaged_fusion, prior_mark
 from brainrecon.jobs.hvf_prior import PriorPictures, check_prior, latent_shape, left_out, open_autoencoder, open_network, prior_latents, true_sizes
+from brainrecon.jobs.faults import cut, finish
 from brainrecon.jobs.hvf_draw import open_prior
 from brainrecon.jobs.parameters import find_job, load_recipe, resolve
 from brainrecon.priors.fusion_prior import load_prior
 from brainrecon.priors.ip_adapter import adapter_state, fresh_adapter, sdxl_shaped, sdxl_unet
 from notebooks import ROOT
-from test_avde_killed import COMMAND, cut, run, steps_at
 
 HERE = ROOT/'nbs'/'08_jobs'
+COMMAND = str(Path(sys.executable).with_name('brainrecon'))   # the command that a user types, of this environment
 TINY = "concepts=8 per_concept=2 held=8 sets=['meaning=lite0:pooled','pixels=vae:embedded:latent'] steps=60 batch_size=8 every=6 widths=[16,16] cross=16 heads=2 width=32 hidden=32 warmup=2 levels=2 samples=4 draw_steps=2 measures=['pixcorr'] draws=50 device=cpu".split()
+
+def steps_at(training): return sorted(int(p.stem.removeprefix('step-')) for p in training.glob('step-*.json'))
 
 def line(out): return [COMMAND, 'run', 'hvf/02_prior', '--out', str(out), *TINY]
 
@@ -40,7 +44,7 @@ defaults = lambda **given: {p.name: p.value for p in find_job('hvf/02_prior', HE
 # A tiny run, whole and killed
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory): at = tmp_path_factory.mktemp('prior')/'whole'; run(line(at)); return at
+def whole(tmp_path_factory): at = tmp_path_factory.mktemp('prior')/'whole'; finish(line(at), at.with_suffix('.txt')); return at
 
 def test_a_run_from_end_to_end(whole):
     s = load_json(whole/'scores.json'); rows = {(r['measure'], r['what']): r for r in s['rows']}; own, other, copy = 'drawn from its own condition', 'drawn from the condition of another picture', "the autoencoder's copy"
@@ -59,9 +63,9 @@ def test_the_next_job_takes_the_folder(whole):
 
 
 def test_killed_run_ends_as_if_it_had_not_been(whole, tmp_path):
-    at = tmp_path/'cut'; cut(line(at), at/'training'/'prior'); reached, end = steps_at(at/'training'/'prior')[-1], steps_at(whole/'training'/'prior')[-1]
+    at, said = tmp_path/'cut', tmp_path/'cut.txt'; cut(line(at), at, said, when=lambda watch: steps_at(at/'training'/'prior')); reached, end = steps_at(at/'training'/'prior')[-1], steps_at(whole/'training'/'prior')[-1]
     assert 0 < reached < end == 60 and not (at/'prior.safetensors').exists(), 'killed too late: give it more steps'
-    run(line(at)); log = (at/'log.txt').read_text(encoding='utf-8').split('--- attempt ')[2]; went = re.search(r'prior  goes on from step (\d+)', log); assert went and int(went[1]) == reached
+    finish(line(at), said); log = (at/'log.txt').read_text(encoding='utf-8').split('--- attempt ')[2]; went = re.search(r'prior  goes on from step (\d+)', log); assert went and int(went[1]) == reached
     for f in ('prior.safetensors', 'packed/prior.safetensors', 'scale.safetensors'):
         one, two = load_file(whole/f), load_file(at/f); assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), f
     assert load_json(whole/'scores.json') == load_json(at/'scores.json') and (whole/'training/prior/log.jsonl').read_text() == (at/'training/prior/log.jsonl').read_text()

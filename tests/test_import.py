@@ -68,6 +68,6 @@ def test_wheel_holds_everything(copy):
     with zipfile.ZipFile(next((copy/'out').glob('*.whl'))) as z: have = set(z.namelist())
     want = {p.relative_to(ROOT).as_posix() for p in LIB.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
     jobs = ROOT/'nbs'/'08_jobs'
-    want |= {f'brainrecon/notebooks/{p.relative_to(jobs).as_posix()}' for p in [*all_notebooks(), *jobs.glob('recipes/*.yml')] if jobs in p.parents and (is_job(p) or p.suffix == '.yml')}
+    want |= {f'brainrecon/notebooks/{p.relative_to(jobs).as_posix()}' for p in [*all_notebooks(), *jobs.glob('recipes/*.yml'), *jobs.glob('sweeps/*.yml')] if jobs in p.parents and (is_job(p) or p.suffix == '.yml')}
     assert want <= have, f'missing in the wheel: {sorted(want - have)[:20]}'
     assert not [n for n in have if re.search(r'\.ipynb_checkpoints|__pycache__|(^|/)tests/', n)]

@@ -57,7 +57,7 @@ def home(tmp_path_factory):
     (at/'jobs'/'recipes').mkdir()
     (at/'jobs'/'recipes'/'bent.yml').write_text('job: games/coin\nparameters:\n  bias: {value: 9e-1, source: "a magician"}\n')
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('BRAINRECON_JOBS', str(at/'jobs')); m.setenv('BRAINRECON_RUNS', str(at/'runs'))
+        m.setenv('BRAINRECON_JOBS', str(at/'jobs')); m.setenv('BRAINRECON_TRUST', str(at/'jobs')); m.setenv('BRAINRECON_RUNS', str(at/'runs'))
         m.setenv('BRAINRECON_CACHE', str(at/'cache')); m.delenv('BRAINRECON_DEBUG', raising=False)
         yield at
 

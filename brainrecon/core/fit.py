@@ -22,10 +22,12 @@ from .checks import ParameterError, UnknownError, ValuesError, device, known, rn
 from .checkpoint import (fill, list_checkpoints, load_checkpoint, random_state, remove_checkpoint,
     save_checkpoint, save_weights, set_random_state)
 from .files import atomic, plain, sha256
+from .memory import memory_named, smaller_batch
 from .progress import Progress, tell
 from .rates import FitOptions, check_groups, decay_groups, decay_share, fit_options, groups_mark, learning_rate
 from .stop import StopAsked, stop_asked
 from .together import add_gradients, as_one, send_first
+from .track import emit
 
 # %% ../../nbs/00_core/05_fit.ipynb #f489b8b9
 _all_ = ['Batches', 'FitOptions', 'fit_options', 'learning_rate', 'decay_groups']
@@ -191,6 +193,7 @@ def look(self:Fit,
             since = 1 + sum(r['step'] > (s.best['step'] if s.best else 0) for r in s.history)
             if since >= patience: s.stopped = 'patience'
     s.history.append(row); s.sums, s.since = {}, 0
+    if s.acc.is_main_process: emit('row', self.name, row, s.step)
     if self.folder: self.write(s, row)
     return scores
 
@@ -357,7 +360,8 @@ def run(self:Fit,
         progress, start = Progress(self.name, s.step, steps, log), time.monotonic()-s.seconds
         while s.step < steps and not s.stopped:
             lr = learning_rate(s.step, steps, o)
-            seen = self.update(s, batches, lr, decay_share(s.step, steps, o)); s.seconds = time.monotonic()-start; terms = s.means()
+            with memory_named(lambda: f'{self.name}, step {s.step + 1}', acc.device, lambda: smaller_batch(getattr(batches, 'batch_size', 1)//acc.num_processes, o.accumulate)): seen = self.update(s, batches, lr, decay_share(s.step, steps, o))
+            s.seconds = time.monotonic()-start; terms = s.means()
             if s.step % every == 0 or s.step == steps: scores = self.look(s, lr, valid, monitor, mode, patience)
             progress.step(s.step, seen*acc.num_processes, lr, terms, scores)
             if s.asked and s.step < steps and not s.stopped: self.leave(s)

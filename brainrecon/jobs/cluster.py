@@ -17,7 +17,7 @@ from .parameters import find_job, parse_given, resolve
 from .run import RunFailed
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #f3b8b2bc
-carried = ('PYTHONPATH', 'BRAINRECON_CACHE', 'BRAINRECON_DATA', 'BRAINRECON_RUNS', 'BRAINRECON_JOBS', 'BRAINRECON_DEVICE', 'HF_HOME', 'HF_HUB_CACHE')   # variables that go into the script, if they are set
+carried = ('PYTHONPATH', 'BRAINRECON_CACHE', 'BRAINRECON_DATA', 'BRAINRECON_RUNS', 'BRAINRECON_JOBS', 'BRAINRECON_TRUST', 'BRAINRECON_DEVICE', 'HF_HOME', 'HF_HUB_CACHE')   # variables that go into the script, if they are set
 
 @dataclass(frozen=True)
 class Cluster:
@@ -92,7 +92,7 @@ def surroundings(
     o:Cluster,  # what is asked for
 )->dict:        # variable -> value; that of PATH is what stands before the usual one
     "The variables that a command needs to run as it would here."
-    whole = {k: os.path.abspath(os.path.expanduser(v)) if k.startswith('BRAINRECON_') and k != 'BRAINRECON_DEVICE' else v for k, v in o.environment.items()}
+    whole = {k: os.path.abspath(os.path.expanduser(v)) if k.startswith('BRAINRECON_') and k not in ('BRAINRECON_DEVICE', 'BRAINRECON_TRUST') else v for k, v in o.environment.items()}
     return {'PATH': os.path.dirname(o.python), **whole, **({} if o.network else offline_words)}
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #dd9fc8fc

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from ..core.checks import need
 from ..core.files import save_json
+from ..core.private import VeiledFiles, append_to, veiled
 from ..core.stop import StopAsked, listening, signals_came, stop_asked
 
 # %% ../../nbs/08_jobs/01a_execute.ipynb #095e7865
@@ -34,11 +35,11 @@ class PlainLines(logging.Handler):
         path:Path,  # log.txt
         show:bool,  # on the screen too
     ):
-        super().__init__(); self.file, self.show = open(path, 'a', encoding='utf-8', buffering=1), show
+        super().__init__(); self.file, self.show = append_to(path), show
     def emit(self, record):
         guess = record.getMessage().startswith(('Unable to parse line', 'Passed unknown parameter'))     # papermill's, of parameters that our own reader has checked
         if record.funcName != 'log_output_message' and (guess or record.levelno < logging.WARNING): return
-        for line in plain_lines(record.getMessage()):
+        for line in plain_lines(veiled(record.getMessage())):
             self.file.write(line+'\n')
             if self.show: print(line, flush=True)
     def close(self): self.file.close(); super().close()
@@ -114,21 +115,22 @@ def execute(
 )->str:
     "Execute a notebook in the folder of `target`; the error in words, empty if there was none; `StopAsked` if it was asked to stop."
     papermill = need('papermill', 'jobs'); need('ipykernel', 'jobs'); nbclient = need('nbclient.exceptions', 'jobs')
+    papermill.iorw.papermill_io.register(VeiledFiles.scheme, VeiledFiles())      # what is written after each cell is veiled first
     logger, lines, mark = logging.getLogger('papermill'), PlainLines(target.parent/'log.txt', show), secrets.token_hex(8)
     was = logger.level, logger.propagate
     logger.addHandler(lines); logger.setLevel(logging.INFO); logger.propagate = False
     literal = lambda p: str(p).replace('{', '{{').replace('}', '}}')    # papermill fills braces in paths with parameters
     def work():
-        with own_kernel(mark, more) as kernel: papermill.execute_notebook(literal(source), literal(target), given, kernel_name=kernel,
+        with own_kernel(mark, more) as kernel: papermill.execute_notebook(literal(source), VeiledFiles.scheme + literal(target), given, kernel_name=kernel,
             language='python', progress_bar=False, log_output=True, cwd=str(target.parent), start_timeout=180,
-            shutdown_kernel='immediate')    # all is written when the last cell ends; taking torch apart would take seconds
+            shutdown_kernel='graceful' if os.environ.get('BRAINRECON_TRACKER') else 'immediate')    # all is written when the last cell ends; taking torch apart would take seconds, but a tracker has to say goodbye
         return ''
     try:
-        _, error, why = attended(work, mark); said = ' '.join(l.strip() for l in str(getattr(error, 'evalue', '')).splitlines() if l.strip())
+        _, error, why = attended(work, mark); said = ' '.join(l.strip() for l in veiled(str(getattr(error, 'evalue', ''))).splitlines() if l.strip())
         if getattr(error, 'ename', '') == 'StopAsked': raise StopAsked(said.replace(f'{StopAsked.usual} ', ''))
         if error and why: raise StopAsked(f'the run was asked to stop ({why});', 'what was whole before is kept.', '', 'The same command goes on from there.')
         if isinstance(error, papermill.PapermillExecutionError): return f'cell [{error.exec_count}] stopped with {f"{error.ename}: {said}"[:600]}'
-        if isinstance(error, nbclient.DeadKernelError): return 'the process of the notebook died, usually because the memory was not enough'
+        if isinstance(error, nbclient.DeadKernelError): return 'the process of the notebook died'
         if error: raise error
     finally:
         logger.removeHandler(lines); lines.close(); logger.setLevel(was[0]); logger.propagate = was[1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['configurations', 'rank', 'TrainingDone', 'LaunchFailed', 'is_worker', 'leave_worker', 'job_cells', 'follow', 'work',
            'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines', 'workers_of', 'end_all',
-           'apart', 'prepare', 'finish', 'main']
+           'VeiledLines', 'apart', 'prepare', 'finish', 'main']
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #bdffe98f
 import argparse
@@ -19,8 +19,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from ..core.checks import FolderError, ParameterError, ReconError, need
+from ..core.checks import FolderError, ParameterError, ReconError, UnsafeError, need
 from ..core.files import load_json, save_json
+from ..core.private import veiled
 from ..core.stop import StopAsked, listen, stop_asked, try_again
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #04242d60
@@ -79,7 +80,7 @@ def work(
         for i, text in enumerate(job_cells(told['notebook'], told['values'] | {'out': str(at)})): exec(compile(text, f'code cell {i}', 'exec'), space)
     except TrainingDone: pass
     except StopAsked as e: state, error = 'stopped', str(e)
-    except BaseException as e: state, error = 'failed', f'{type(e).__name__}: {e}'; traceback.print_exc()
+    except BaseException as e: state, error = 'failed', veiled(f'{type(e).__name__}: {e}'); traceback.print_exc()
     if rank() == 0 or state == 'failed': save_json(at/'processes'/f'rank-{rank()}.json', dict(state=state, error=error, processes=int(os.environ.get('WORLD_SIZE', 1))))
     return state
 
@@ -172,17 +173,24 @@ def end_all(p):
     p.kill()
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #b9d1015c
+class VeiledLines:
+    "A file for what a process says, without secrets."
+    def __init__(self, path): self.file = open(path, 'w', encoding='utf-8', buffering=1)
+    def write(self, text): self.file.write(veiled(text)); return len(text)
+    def flush(self): self.file.flush()
+    def fileno(self): return self.file.fileno()
+
 def apart(folder):
     "Let the first process speak, and the others write into files."
-    os.environ['BRAINRECON_WORKER'] = '1'; at = Path(folder)/'processes'; at.mkdir(parents=True, exist_ok=True); mine = open(at/f'rank-{rank()}.log', 'w', encoding='utf-8', buffering=1)
+    os.environ['BRAINRECON_WORKER'] = '1'; at = Path(folder)/'processes'; at.mkdir(parents=True, exist_ok=True); mine = VeiledLines(at/f'rank-{rank()}.log')
     if rank(): sys.stdout = mine
     sys.stderr = mine
 
 def prepare(args, rest)->tuple:  # (folder, what to finish)
     "The run folder, made by the first process and told to the others."
-    from brainrecon.jobs.parameters import find_job, parse_given, resolve
+    from brainrecon.jobs.parameters import find_job, may_run, parse_given, resolve
     from brainrecon.jobs.run import choose_folder, record
-    job = find_job(args.name); given = parse_given(job, rest); out = given.pop('out', '') or args.out; values = resolve(job, args.recipe, given)
+    job = may_run(find_job(args.name)); given = parse_given(job, rest); out = given.pop('out', '') or args.out; values = resolve(job, args.recipe, given)
     folder = choose_folder(job, args.recipe, values, out)
     if not rank(): save_json(folder/'params.json', record(job, args.recipe, values)); save_json(folder/'launch.json', dict(notebook=str(job.path), values={n: v.value for n, v in values.items()}, processes=int(os.environ.get('WORLD_SIZE', 1))))
     until = time.monotonic() + 60
@@ -204,6 +212,7 @@ def main(
     p.add_argument('name', nargs='?', default='', help='of a job'); p.add_argument('--folder', default='', help='a run folder that is prepared'); p.add_argument('--recipe'); p.add_argument('--out')
     args, rest = p.parse_known_args(argv); folder, job = args.folder, None
     if not folder: folder, job = prepare(args, rest)
+    elif (named := load_json(Path(folder)/'launch.json').get('notebook')) != os.environ.get('BRAINRECON_NOTEBOOK'): raise UnsafeError(f'the folder {Path(folder).name!r} names the notebook {named!r};', 'that of the run that starts this process was expected.', 'A folder from elsewhere could name any program.', 'Give the name of a job instead: `-m brainrecon.jobs.launch JOB ...`.')
     import torch
     from brainrecon.jobs.run import locked
     apart(folder)

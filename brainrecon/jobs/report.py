@@ -8,10 +8,11 @@ __all__ = ['statuses', 'row_keys', 'top_keys', 'style', 'simulated_note', 'numbe
            'figures_html', 'facts_html', 'write_report']
 
 # %% ../../nbs/08_jobs/01_report.ipynb #dc1c0cb9
-import base64, html, math, os
+import base64, html, math
 from pathlib import Path
 from ..core.checks import ValuesError, known
 from ..core.files import atomic, load_json
+from ..core.private import below, veiled
 
 # %% ../../nbs/08_jobs/01_report.ipynb #68e063c2
 statuses = ('measured here', 'reported by the paper', 'not run')
@@ -209,7 +210,7 @@ def figures_html(
     at = Path(folder)/'figures'; out = []
     captions = load_json(at/'captions.json') if (at/'captions.json').exists() else {}
     order = {name: i for i, name in enumerate(captions)}
-    for p in sorted(at.glob('*.png'), key=lambda p: (order.get(p.stem, len(order)), p.stem)):
+    for p in sorted((below(at, p.name) for p in at.glob('*.png')), key=lambda p: (order.get(p.stem, len(order)), p.stem)):
         caption = captions.get(p.stem) or p.stem.replace('_', ' ')
         img = f'<img alt="{esc(caption)}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">'
         out.append(tag('figure', img + tag('figcaption', esc(caption)), class_='figure'))
@@ -240,7 +241,9 @@ def write_report(
 )->Path:
     "Write `report.html`, one page that holds everything it shows; a job that wrote a page of its own, `page.html`, has the last word."
     folder = Path(folder); s = check_scores(load_json(folder/'scores.json'))
-    if (folder/'page.html').exists(): os.replace(folder/'page.html', folder/'report.html'); return folder/'report.html'
+    if (own := folder/'page.html').exists():
+        with atomic(folder/'report.html') as tmp: tmp.write_text(veiled(own.read_text(encoding='utf-8')), encoding='utf-8')
+        own.unlink(); return folder/'report.html'
     params, status = [load_json(folder/n) if (folder/n).exists() else {} for n in ('params.json', 'status.json')]
     title, rows = title_of(s), s['rows']
     job = ', '.join(filter(None, [params.get('job'), f'recipe {params["recipe"]}' if params.get('recipe') else '']))
@@ -258,5 +261,5 @@ def write_report(
     head = tag('head', head + tag('title', esc(title)) + tag('style', style))
     body = tag('body', tag('main', '\n'.join(filter(None, parts))))
     page = f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
-    with atomic(folder/'report.html') as tmp: tmp.write_text(page, encoding='utf-8')
+    with atomic(folder/'report.html') as tmp: tmp.write_text(veiled(page), encoding='utf-8')
     return folder/'report.html'

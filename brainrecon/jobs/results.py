@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.checks import FolderError
 from ..core.files import load_json, save_json
+from ..core.private import veiled_all
 from .report import check_scores
 
 # %% ../../nbs/08_jobs/06_results.ipynb #9abf27e7
@@ -23,9 +24,9 @@ def keep_result(
     if status.get('state') != 'finished': raise FolderError(f"the run {run.name!r} is {status.get('state')!r};", 'a finished one was expected.',
         'Scores of a run that was cut short are not kept.', 'Run the same command again; it goes on.')
     p = load_json(run/'params.json')
-    save_json(at, dict(machine=machine, date=status['attempts'][-1]['started'][:10], seconds=status['seconds'],
+    save_json(at, veiled_all(dict(machine=machine, date=status['attempts'][-1]['started'][:10], seconds=status['seconds'],
         **{k: p[k] for k in ('job', 'recipe', 'device', 'commit', 'dirty', 'versions') if k in p},
-        values={k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in p.get('values', {}).items() if k != 'out'}, scores=check_scores(load_json(run/'scores.json'))))
+        values={k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for k, v in p.get('values', {}).items() if k != 'out'}, scores=check_scores(load_json(run/'scores.json')))))
     return Path(at)
 
 # %% ../../nbs/08_jobs/06_results.ipynb #22510f91

@@ -15,10 +15,12 @@ from ..core.checks import FolderError, ReconError, ValuesError, device as best_d
 from ..core.files import atomic, load_json, save_json, sha256
 from ..core.offline import guard, is_offline
 from ..core.pool import open_pool
+from ..core.private import append_to, below, no_links, veiled, veiled_all
 from ..core.stop import StopAsked, check_stop, listen
+from ..core.track import check_tracker, emit
 from .execute import execute
 from .launch import follow, is_worker, leave_worker, train_together, wanted
-from .parameters import find_job, resolve
+from .parameters import find_job, may_run, own_jobs, resolve
 from .report import check_scores, print_scores, write_report
 
 # %% ../../nbs/08_jobs/02_run.ipynb #4f380149
@@ -48,7 +50,7 @@ class Run:
     def attempt(self)->int: return len(self.status.get('attempts', []))
     def path(self, *parts)->Path:
         "A place in the folder; the folders above it are made."
-        p = self.folder.joinpath(*parts); p.parent.mkdir(parents=True, exist_ok=True)
+        p = below(self.folder, *parts); p.parent.mkdir(parents=True, exist_ok=True)
         return p
     def log(self, text:str):
         "Print one line at once; the runner keeps it in log.txt. Here a job that was asked to stop leaves."
@@ -62,7 +64,7 @@ def scores(self,
     "Hand in the scores, checked and printed; without an argument, read those handed in."
     if scores is None: return self.read('scores.json')
     leave_worker()
-    save_json(self.folder/'scores.json', check_scores(scores)); print_scores(scores)
+    save_json(self.folder/'scores.json', veiled_all(check_scores(scores))); print_scores(scores); emit('scores', self.folder.name, scores)
     return scores
 
 def figure(self,
@@ -77,7 +79,7 @@ def figure(self,
     leave = need('matplotlib.pyplot', 'jobs').close; leave(fig)
     if is_worker(): return fig
     with atomic(self.path('figures', f'{name}.png')) as tmp: fig.savefig(tmp, dpi=dpi, bbox_inches='tight')
-    save_json(self.folder/'figures'/'captions.json', {**self.read('figures/captions.json'), name: caption})
+    save_json(self.folder/'figures'/'captions.json', {**self.read('figures/captions.json'), name: veiled(caption)}); emit('figure', name, dict(path=str(self.folder/'figures'/f'{name}.png'), caption=caption))
     return fig
 
 Run.scores, Run.figure = scores, figure
@@ -92,7 +94,7 @@ def start(
     run = Run(at, best_device(device))
     if is_offline(): guard()
     if is_worker(): return run
-    if run.params: listen(); follow(os.getppid()); save_json(at/'params.json', {**run.params, 'device': str(run.device)})
+    if run.params: listen(); follow(os.getppid()); save_json(at/'params.json', {**run.params, 'device': str(run.device)}); emit('start', at.name, dict(run.params, folder=str(at)))
     if not out: print(f'Executed by hand: this run writes into {at}, a temporary folder. `brainrecon run` keeps everything.')
     if run.attempt > 1: run.log(f'attempt {run.attempt}: goes on from what the folder holds')
     count, accelerate = wanted()
@@ -154,8 +156,8 @@ def choose_folder(
     series = [base]
     while (free := base.with_name(f'{base.name}-{len(series)+1}')).exists(): series.append(free)
     folder = free if again and base.exists() else base if out else series[-1]
-    check_folder(folder, job, values)
-    return writable(folder)
+    check_folder(folder if out else below(folder.parent, folder.name), job, values)
+    return no_links(writable(folder))
 
 # %% ../../nbs/08_jobs/02_run.ipynb #ac0607a6
 @contextlib.contextmanager
@@ -212,7 +214,8 @@ def command(
     "The line that starts this run from a terminal."
     text = lambda v: '[' + ','.join(map(str, v)) + ']' if isinstance(v, list) else str(v)
     given = [f'{p.name}={text(p.value)}' for p in values.values() if p.came_from == 'given']
-    return shlex.join(['brainrecon', 'run', job.name, *(['--recipe', os.fspath(recipe)] if recipe else []), *given])
+    other = [] if own_jobs().resolve() in job.path.resolve().parents else ['--jobs', os.fspath(job.path.parents[1])]
+    return veiled(shlex.join(['brainrecon', 'run', job.name, *other, *(['--recipe', os.fspath(recipe)] if recipe else []), *given]))
 
 def record(
     job,          # a Job
@@ -239,15 +242,18 @@ def attempt(
     at, began, tries = run.folder, time.time(), run.status.get('attempts', [])
     this = dict(number=len(tries)+1, started=now(), state='running', **commit())
     def note(state, error=''):
-        this.update(state=state, error=error, ended=now() if state != 'running' else '', seconds=round(time.time()-began, 1))
+        error = veiled(error); this.update(state=state, error=error, ended=now() if state != 'running' else '', seconds=round(time.time()-began, 1))
         seconds = round(sum(a.get('seconds', 0) for a in [*tries, this]), 1)
         save_json(at/'status.json', dict(state=state, error=error, seconds=seconds, attempts=[*tries, this]))
-    save_json(at/'params.json', record(job, recipe, values)); note('running')
+    save_json(at/'params.json', veiled_all(record(job, recipe, values))); note('running')
     (at/'scores.json').unlink(missing_ok=True)      # an earlier attempt's scores are not this one's
-    with open(at/'log.txt', 'a', encoding='utf-8') as f: f.write(f'--- attempt {this["number"]}, {this["started"]}\n')
+    with append_to(at/'log.txt') as f: f.write(f'--- attempt {this["number"]}, {this["started"]}\n')
     target, error, state = at/f'attempt-{this["number"]:02d}.ipynb', '', ''
     try:
         error = execute(job.path, target, {n: p.value for n, p in values.items()} | {'out': str(at)}, show, {'BRAINRECON_NOTEBOOK': str(job.path), **(more or {})})
+        if error:
+            from brainrecon.jobs.presets import with_memory_advice      # only now: it brings the networks along
+            error = with_memory_advice(error, job, recipe, values)
         if not error and not (at/'scores.json').exists(): error = 'the job ended without scores: no cell called `run.scores(...)`'
         if not error: write_report(at)
     except StopAsked as e: error, state = str(e), 'stopped'; raise
@@ -273,14 +279,14 @@ def run_job(
     **given,           # values of the job's parameters
 )->Run:
     "Run a job in a folder of its own: goes on if unfinished, returns at once if finished; `RunFailed` if a cell fails, `StopAsked` if it was asked to stop."
-    job = find_job(name, at); values = resolve(job, recipe, given, at)
-    need('papermill', 'jobs'); more = {k: str(v) for k, v in dict(BRAINRECON_PROCESSES=processes, BRAINRECON_ACCELERATE=accelerate).items() if v}
+    job = may_run(find_job(name, at), at); values = resolve(job, recipe, given, at)
+    need('papermill', 'jobs'); check_tracker(); more = {k: str(v) for k, v in dict(BRAINRECON_PROCESSES=processes, BRAINRECON_ACCELERATE=accelerate).items() if v}
     run = Run(choose_folder(job, recipe, values, out, again)); tell = print if show else lambda *_: None
     if not run.finished:
         with locked(run.folder):
             tell(f'{job.name} {"goes on" if run.attempt else "runs"} in {run.folder}')
             if error := attempt(job, recipe, values, run, show, more):
-                raise RunFailed(f'{job.name} failed in attempt {run.attempt}: {error.rstrip(".")}.',
+                raise RunFailed(f'{job.name} failed in attempt {run.attempt}: {veiled(error).rstrip(".")}.',
                     'Every cell was expected to run to its end.',
                     f'The notebook with its error is {run.folder/"notebook.ipynb"}.',
                     'Once the cause is removed, the same command goes on from what the folder holds. '
