@@ -7,7 +7,7 @@ __all__ = ['light', 'prepared', 'History', 'Running', 'Fit', 'loss_terms', 'not_
            'fit_options', 'learning_rate', 'decay_groups']
 
 # %% ../../nbs/00_core/05_fit.ipynb #26601e74
-import contextlib, copy, datetime, json, math, os, time
+import contextlib, copy, datetime, json, math, os, time, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimi
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .batches import Batches, whole_number
 from .checks import ParameterError, UnknownError, ValuesError, device, known, rng, seeded, writable
-from .checkpoint import (fill, list_checkpoints, load_checkpoint, random_state, remove_checkpoint,
+from .checkpoint import (fill, list_checkpoints, load_checkpoint, prune_checkpoints, random_state, remove_checkpoint,
     save_checkpoint, save_weights, set_random_state)
-from .files import atomic, plain, sha256
+from .files import atomic, plain, room_for, sha256
 from .memory import memory_named, smaller_batch
 from .progress import Progress, tell
 from .rates import FitOptions, check_groups, decay_groups, decay_share, fit_options, groups_mark, learning_rate
@@ -234,7 +234,7 @@ light = 3_000_000   # numbers in a model whose checkpoint is written at every lo
 def write(self:Fit, s:Running, row:dict):
     "Append the row to log.jsonl, and write the best weights and a checkpoint; those of large models not so often that it would take more than a tenth of the time."
     if s.acc.is_main_process:
-        with open(writable(self.folder)/'log.jsonl', 'a') as f: f.write(json.dumps(row)+'\n')
+        with room_for(self.folder/'log.jsonl'), open(writable(self.folder)/'log.jsonl', 'a') as f: f.write(json.dumps(row)+'\n')
     due = s.step >= s.steps or s.stopped or s.asked or sum(v.numel() for v in self.model.state_dict().values()) < light or s.cost < .1 or time.monotonic() - s.wrote >= 9*s.cost
     if (broadcast_object_list([due]) if s.acc.num_processes > 1 else [due])[0]: self.save(s)
 
@@ -305,6 +305,7 @@ def restore(self:Fit, s:Running, resume:bool, say):
         if not saved:
             for p in [*list_checkpoints(folder), *folder.glob('step-*.pt')]: remove_checkpoint(p)
             (folder/'best.safetensors').unlink(missing_ok=True)
+        if saved: prune_checkpoints(folder)
         kept = ''.join(json.dumps(r)+'\n' for r in (saved['history'] if saved else []))
         with atomic(folder/'log.jsonl') as tmp: tmp.write_text(kept)
     s.acc.wait_for_everyone()
@@ -355,7 +356,7 @@ def run(self:Fit,
     plan = dict(steps='any' if even else steps, monitor=[monitor, mode])
     with prepared(self.model, o) as acc, seeded(int(rng(o.seed, 'fit', 0).integers(2**31))):
         log = self.log if acc.is_main_process else None
-        s, scores = self.begin(acc, batches, plan, resume, lambda text: tell(log, text)), {}; s.steps = steps
+        s, scores = self.begin(acc, batches, plan, resume, lambda text: tell(log, text) if log else warnings.warn(text)), {}; s.steps = steps
         if s.step: tell(log, f'{self.name}  goes on from step {s.step}')
         progress, start = Progress(self.name, s.step, steps, log), time.monotonic()-s.seconds
         while s.step < steps and not s.stopped:

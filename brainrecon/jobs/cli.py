@@ -12,6 +12,7 @@ from pathlib import Path
 import brainrecon
 from ..core.ask import FetchError
 from ..core.checks import ParameterError, ReconError, folder
+from ..core.files import NoRoom
 from ..core.private import veiled
 from ..core.offline import go_offline
 from ..core.stop import StopAsked, stop_signals, try_again
@@ -200,6 +201,6 @@ def main(
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0      # the reader of our output has left
     except Exception as e:
         if isinstance(e, StopAsked): print(f'stopped: {veiled(e)}', file=sys.stderr); return try_again
-        if debug: print(veiled(traceback.format_exc()), end='', file=sys.stderr); return 1 if isinstance(e, (RunFailed, FetchError)) or not isinstance(e, ReconError) else 2
-        if isinstance(e, ReconError): print(f'error: {veiled(e)}', file=sys.stderr); return 1 if isinstance(e, (RunFailed, FetchError)) else 2
+        if debug: print(veiled(traceback.format_exc()), end='', file=sys.stderr); return 1 if isinstance(e, (RunFailed, FetchError, NoRoom)) or not isinstance(e, ReconError) else 2
+        if isinstance(e, ReconError): print(f'error: {veiled(e)}', file=sys.stderr); return 1 if isinstance(e, (RunFailed, FetchError, NoRoom)) else 2
         print(f'error: unexpected {type(e).__name__}: {veiled(e)}\n  BRAINRECON_DEBUG=1 shows where.', file=sys.stderr); return 1

@@ -245,6 +245,7 @@ def attempt(
         error = veiled(error); this.update(state=state, error=error, ended=now() if state != 'running' else '', seconds=round(time.time()-began, 1))
         seconds = round(sum(a.get('seconds', 0) for a in [*tries, this]), 1)
         save_json(at/'status.json', dict(state=state, error=error, seconds=seconds, attempts=[*tries, this]))
+    for left in at.rglob('.*.part*'): left.is_file() and left.unlink(missing_ok=True)      # by an attempt that was killed while it wrote
     save_json(at/'params.json', veiled_all(record(job, recipe, values))); note('running')
     (at/'scores.json').unlink(missing_ok=True)      # an earlier attempt's scores are not this one's
     with append_to(at/'log.txt') as f: f.write(f'--- attempt {this["number"]}, {this["started"]}\n')
@@ -262,7 +263,8 @@ def attempt(
         error = 'interrupted' if isinstance(e, KeyboardInterrupt) else f'{type(e).__name__}: {e}'
         raise
     finally:
-        if target.exists(): shutil.copyfile(target, at/'notebook.ipynb')
+        if target.exists():
+            with atomic(at/'notebook.ipynb') as tmp: shutil.copyfile(target, tmp)
         note(state or ('failed' if error else 'finished'), error)
     return error
 
