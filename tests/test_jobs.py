@@ -250,3 +250,5 @@ def test_folders_are_those_of_the_caller(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path); job = find_job('retrieval/01_decode', ROOT/'nbs'/'08_jobs')
     got = resolve(job, None, dict(root='my data', pictures=''))
     assert got['root'].value == str(tmp_path/'my data') and got['pictures'].value == '' and resolve(job)['root'].value == ''
+    (tmp_path/'runs'/'mine').mkdir(parents=True); (tmp_path/'embedded').mkdir(); job = find_job('hvf/03_reconstruct', ROOT/'nbs'/'08_jobs')      # what may be a name, too, is a path where there is one
+    assert [resolve(job, None, dict(prior=v))['prior'].value for v in ('runs/mine', 'fusion-prior-h14', 'runs/other')] == [str(tmp_path/'runs'/'mine'), 'fusion-prior-h14', 'runs/other'] and resolve(job, None, dict(autoencoder='embedded'))['autoencoder'].value == 'embedded'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['configurations', 'rank', 'TrainingDone', 'LaunchFailed', 'is_worker', 'leave_worker', 'job_cells', 'follow', 'work',
-           'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines', 'workers_of', 'end_all',
-           'VeiledLines', 'apart', 'prepare', 'finish', 'main']
+           'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines', 'workers_of', 'VeiledLines',
+           'apart', 'prepare', 'finish', 'main']
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #bdffe98f
 import argparse
@@ -23,6 +23,7 @@ from ..core.checks import FolderError, ParameterError, ReconError, UnsafeError, 
 from ..core.files import load_json, save_json
 from ..core.private import veiled
 from ..core.stop import StopAsked, listen, stop_asked, try_again
+from .execute import end_process
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #04242d60
 def rank()->int:
@@ -133,7 +134,7 @@ def train_together(
     with open(notes, 'w', encoding='utf-8') as err, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=err, text=True, cwd=at, env=env | dict(BRAINRECON_WORKER='1', OMP_NUM_THREADS=threads, MPLBACKEND='Agg')) as p:
         try: repeat_lines(p, run)
         finally:
-            if p.poll() is None: end_all(p)
+            if p.poll() is None: end_process(need('psutil', 'jobs').Process(p.pid))
     told = {f.stem: load_json(f) for f in sorted(notes.parent.glob('rank-*.json'))}; bad = next((t for t in told.values() if t['state'] == 'failed'), None); first = told.get('rank-0', {})
     if first.get('state') == 'stopped': raise StopAsked(first['error'].splitlines()[0], '', '', 'The same command goes on from there.')
     if bad or first.get('state') != 'trained': raise LaunchFailed(f'training in {count} processes failed: {(bad or {}).get("error", "a process ended without a word").splitlines()[0]}', '', '', f'Look into {notes.parent}.')
@@ -164,13 +165,6 @@ def workers_of(p)->list:
         for q in psutil.Process(p.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error): out += [q]*('brainrecon.jobs.launch' in q.cmdline() and 'RANK' in q.environ())
     return out
-
-def end_all(p):
-    "End a launcher and all that it started, at once."
-    psutil = need('psutil', 'jobs')
-    with contextlib.suppress(psutil.Error):
-        for q in psutil.Process(p.pid).children(recursive=True): q.kill()
-    p.kill()
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #b9d1015c
 class VeiledLines:
