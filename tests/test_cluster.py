@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from brainrecon.core.checks import MissingExtra, ParameterError
 from brainrecon.jobs import cluster
-from brainrecon.jobs.cluster import Cluster, Command, as_script, grid, obey_run, obey_slurm, run_commands, slurm_asked, slurm_words, submit
+from brainrecon.jobs.cluster import Cluster, Command, as_script, grid, obey_run, obey_slurm, run_commands, slurm_asked, submit
+from brainrecon.jobs.cli import make_parser
 
 NASTY = ["it's", 'a "b" c', '$HOME', '`id`', '$(id)', 'a;b', 'a|b>c', '*', '~', '', ' ', '\\', 'a\tb', '!x', '#', '-n', '%A', 'ä→', "';exit 9;'", '${x:-y}', 'end)', ';;', 'esac']
 SAY = 'import json, sys; print(json.dumps(sys.argv[1:]))'
@@ -152,14 +153,14 @@ def test_every_point_has_a_folder_of_its_own():
         with pytest.raises(ParameterError): run_commands('retrieval/01_decode', **bad)
 
 def words(*text):
-    p = argparse.ArgumentParser(); p.add_argument('name'); p.add_argument('--recipe'); p.add_argument('--out', default=''); p.add_argument('--again', action='store_true'); slurm_words(p); return p.parse_known_args(list(text))
+    return make_parser().parse_known_args(['run', *text])
 
 def test_nothing_but_the_script_is_printed(capsys, tmp_path, slurm, monkeypatch):
     "What a `>` catches is the script; nothing is run and nothing is handed in."
     monkeypatch.chdir(tmp_path); monkeypatch.setenv('BRAINRECON_DATA', str(tmp_path/'data'))
     args, rest = words('retrieval/01_decode', 'steps=5', '--slurm', '--gpus', '1', '--sbatch', 'qos=long', '--array', 'subjects=1,2', 'seeds=0'); assert slurm_asked(args) and obey_run(args, rest) == 0
     out, err = capsys.readouterr(); assert out == as_script(run_commands('retrieval/01_decode', None, ['steps=5'], ['subjects=1,2', 'seeds=0']), Cluster('retrieval-01_decode', gpus=1, more=('qos=long',))) and '2 jobs' in err and slurm.calls.read_text() == '' and 'absent' not in err
-    args.processes, args.accelerate = 2, None; obey_run(args, rest); assert 'run retrieval/01_decode --processes 2 steps=5 subjects=1' in capsys.readouterr().out
+    args.processes, args.gpus = 2, 2; obey_run(args, rest); assert 'run retrieval/01_decode --processes 2 steps=5 subjects=1' in capsys.readouterr().out
     args, rest = words('avde/01_align', '--recipe', 'avde-things-eeg2', '--slurm', '--array', 'subjects=1,2'); obey_run(args, rest); out, err = capsys.readouterr()
     assert 'subject 1, avde-200' in err and 'subject 2, avde-200' in err and 'labram-base:labram-base.pth' in err and 'absent' not in out
     args, rest = words('avde/01_align', '--recipe', 'avde-things-eeg2', '--slurm', '--network'); obey_run(args, rest); assert 'absent' not in capsys.readouterr().err
@@ -233,3 +234,21 @@ def test_a_command_that_cannot_save_in_time_comes_again_all_the_same(tmp_path):
     finally: c.child.kill(); c.child.wait()
     c.child = subprocess.Popen(['sh', '-c', 'exit 2']); wait_for(c.ended); assert c.checkpoint(['x']) is None       # it failed by itself
     c.tries, c.child = 0, subprocess.Popen(['sh', '-c', 'exit 75']); wait_for(c.ended); assert c.checkpoint(['x']) is None      # often enough
+
+
+# ---- what would fight in the queue is refused before it
+
+@pytest.mark.parametrize('words, says', [
+    (['--array', 'value=1,2', 'out=x'], 'one folder for each run'), (['--out', 'a', 'out=b'], 'one folder for each run'), (['--array', 'value=1,1'], 'share one folder'),
+    (['--array', 'shared=a b,a_b', '--out', 'o'], 'share one folder'), (['--processes', '-3'], 'from 1'), (['--accelerate', 'nonsense'], 'accelerate config'), (['--processes', '4', '--gpus', '1'], 'GPU for each'),
+    (['--offline', '--network'], 'opposite'), (['--sbatch', 'signal=B:TERM@5'], 'more'), (['--sbatch', 'array=0-99'], 'more'), (['--jobs', 'nowhere'], 'does not exist')])
+def test_what_would_fight_in_the_queue_is_refused(words, says, capsys, monkeypatch, tmp_path):
+    from brainrecon.jobs.cli import main
+    monkeypatch.chdir(tmp_path); code = main(['run', 'check/03_short', *words, '--slurm']); said = capsys.readouterr(); assert code == 2 and says in said.err and not said.out, said.err
+
+def test_own_jobs_stay_own_jobs_in_a_script(tmp_path, capsys):
+    import shutil
+    from brainrecon.jobs.cli import main
+    from brainrecon.jobs.parameters import find_job
+    (tmp_path/'mine'/'games').mkdir(parents=True); shutil.copy(find_job('check/03_short').path, tmp_path/'mine'/'games'/'short.ipynb')
+    assert main(['run', 'games/short', 'value=7', '--jobs', str(tmp_path/'mine'), '--slurm']) == 0; said = capsys.readouterr().out; assert f'--jobs {tmp_path/"mine"}' in said and 'games/short' in said and 'value=7' in said

@@ -8,6 +8,8 @@ from brainrecon.core.files import load_json
 from brainrecon.jobs.cli import main
 from brainrecon.jobs.doctor import check_device, doctor, print_doctor
 from brainrecon.jobs.parameters import find_job, load_recipe, read_job, resolve
+from brainrecon.jobs import run as run_module
+from brainrecon.jobs.records import at_work
 from brainrecon.jobs.run import RunFailed, locked, run_job
 
 root = Path(__file__).parent.parent
@@ -170,11 +172,28 @@ def test_a_second_worker_is_refused_and_a_dead_one_replaced(home):
     assert not (at/'lock.json').exists()
 
 
+def test_what_another_machine_left_is_taken_over_when_it_is_gone(home, monkeypatch):
+    "A killed job that a scheduler starts again elsewhere: at once if it is the same job, otherwise after a long silence; a sign of life keeps others out."
+    at = home/'moved'; at.mkdir(); note = at/'lock.json'
+    def left(age=0., **more): note.write_text(json.dumps(dict(pid=1, host='node17', since='x', **more))); old = time.time() - age; os.utime(note, (old, old))
+    monkeypatch.delenv('SLURM_JOB_ID', raising=False); left()
+    with pytest.raises(FolderError, match='(?s)node17.*taken for dead'), locked(at): pass
+    assert at_work(at); left(age=301); assert not at_work(at)
+    with locked(at): assert load_json(note)['pid'] == os.getpid()
+    monkeypatch.setenv('SLURM_JOB_ID', '77'); left(slurm='77')
+    with locked(at): assert load_json(note)['slurm'] == '77'
+    left(slurm='78')
+    with pytest.raises(FolderError, match='node17'), locked(at): pass
+    note.unlink(); monkeypatch.setattr(run_module, 'beat', .02)
+    with locked(at): os.utime(note, (1, 1)); time.sleep(.5); assert note.stat().st_mtime > 2     # it gives signs of life
+    assert not note.exists() and not list(at.glob('.clock*'))
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='signals are sent differently there')
-@pytest.mark.parametrize('name, code, says, state', [('SIGINT', 130, 'interrupted', 'failed'), ('SIGTERM', 75, 'stopped: the run was asked to stop (SIGTERM, did not leave within 1 s and was ended)', 'stopped'), ('SIGUSR1', 75, 'stopped: the run was asked to stop (SIGUSR1, did not leave', 'stopped')])
+@pytest.mark.parametrize('name, code, says, state', [('SIGINT', 130, 'interrupted', 'stopped'), ('SIGTERM', 75, 'stopped: the run was asked to stop (SIGTERM, did not leave within 1 s and was ended)', 'stopped'), ('SIGUSR1', 75, 'stopped: the run was asked to stop (SIGUSR1, did not leave', 'stopped')])
 def test_a_run_that_is_broken_off_says_so_and_leaves_no_process(home, name, code, says, state):
     "This job does not look whether it is asked to stop, so it is ended."
-    with subprocess.Popen([*command, 'run', 'games/sleeper', '--out', str(home/f'sleeper-{name}')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'BRAINRECON_GRACE': '1'}) as p:
+    with subprocess.Popen([*command, 'run', 'games/sleeper', '--out', str(home/f'sleeper-{name}')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'BRAINRECON_GRACE': '1'}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as p:      # a test run in the background has Ctrl-C switched off
         line = next(l for l in p.stdout if l.startswith('kernel'))
         p.send_signal(getattr(signal, name)); p.wait(30); said = p.stderr.read()
         assert p.returncode == code and says in said and 'Traceback' not in said, said

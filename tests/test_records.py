@@ -1,8 +1,9 @@
 "Run records: what is there is told as it is, and nothing is removed that was not meant, not a run, or at work."
 import json, os, signal, subprocess, sys, time
+from datetime import datetime
 from pathlib import Path
 import pytest
-from brainrecon.core.checks import FolderError, UnknownError
+from brainrecon.core.checks import FolderError, ParameterError, UnknownError
 from brainrecon.core.files import save_json
 from brainrecon.jobs.records import at_work, checkpoints_of, clean, compare_records, find_records, plan_clean, read_record, remove, state_of, Waste
 
@@ -108,3 +109,15 @@ def test_what_differs(runs):
     made, scores, cost = compare_records([read_record(p) for p in (a, b)])
     assert made == [dict(what='commit', a='-', b='abc with changes'), dict(what='version torch', a='1', b='2')]
     assert scores == [dict(what='a coin, share', a='0.5', b='0.25')] and cost == [dict(what='peak_MB', a='-', b='512')]
+
+
+def test_a_state_narrows_and_a_name_is_whole(runs):
+    "`clean failed` keeps the age limit; a part of a name, and an age that makes no sense, are refused."
+    for n in ('old-one', 'new-one'): make(runs, n, 'failed', datetime.now().astimezone().isoformat())
+    make(runs, 'never-failed')
+    assert not plan_clean(['failed'])[0] and {w.path.name for w in plan_clean(['failed'], days=0)[0]} >= {'old-one', 'new-one'} and 'never-failed' not in {w.path.name for w in plan_clean(['failed'], days=0)[0]}
+    assert [w.path.name for w in plan_clean(['old-*'])[0]] == ['old-one']
+    with pytest.raises(UnknownError): plan_clean(['one'])
+    for bad in (-1., float('nan'), float('inf')):
+        with pytest.raises(ParameterError, match='days'): plan_clean((), days=bad)
+    with pytest.raises(ParameterError, match='whatever its age'): plan_clean(['old-one'], days=3)

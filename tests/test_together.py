@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.numpy import load_file
-from brainrecon.core.checks import FolderError, ParameterError, ShapeError, seeded
+from brainrecon.core.checks import ParameterError, ShapeError, seeded
 from brainrecon.core.together import AsOne, Share, added, own_rows, together
 from brainrecon.jobs.launch import accelerate_file, configurations, launch_line
 
@@ -170,7 +170,7 @@ def test_an_error_in_one_process_is_told(tmp_path):
 
 def test_what_cannot_be_started(tmp_path):
     with pytest.raises(ParameterError, match='from 1'): launch_line(tmp_path, 0)
-    with pytest.raises(FolderError, match='accelerate config'): accelerate_file('nowhere.yaml', tmp_path)
+    with pytest.raises(ParameterError, match='accelerate config'): accelerate_file('nowhere.yaml', tmp_path)
     assert json.loads(accelerate_file('fsdp', tmp_path).read_text())['distributed_type'] == 'FSDP' and 'accelerate.commands.launch' in launch_line(tmp_path, 2, 'fsdp')
 
 def test_drawings_are_dealt_out():

@@ -33,7 +33,7 @@ def test_events_are_plain_and_carry_their_run(board, monkeypatch, tmp_path):
     track.emit('start', 'a', dict(folder=tmp_path, values=dict(seeds=[0])))
     track.emit('row', 'fit', dict(loss=torch.tensor(.5), top1=np.float32(.25)), step=7)
     track.emit('start', 'b', {}); track.emit('scores', 'b', dict(rows=[])); track.emit('end', 'b', {})
-    assert [(e['kind'], e['run']) for e in board.seen] == [('start', 'a'), ('row', 'a'), ('start', 'b'), ('scores', 'b'), ('end', 'b')]
+    assert [(e['kind'], e['run']) for e in board.seen] == [('start', 'a'), ('row', 'a'), ('end', 'a'), ('start', 'b'), ('scores', 'b'), ('end', 'b')]
     assert board.seen[1] == dict(kind='row', run='a', name='fit', values=dict(loss=.5, top1=.25), step=7)
 
 

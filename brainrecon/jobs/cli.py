@@ -90,11 +90,11 @@ def make_parser()->argparse.ArgumentParser:
 def run_words(word):
     "The words after `brainrecon run`."
     run = word('run', 'run a job in a folder of its own',
-        usage='brainrecon run NAME [--recipe R] [--jobs DIR] [--out DIR] [--again] [--processes N] [--offline] [--slurm ...] [parameter=value ...]',
+        usage='brainrecon run NAME [--recipe R] [--jobs DIR] [--out DIR] [--again] [--processes N] [--accelerate C] [--offline] [--slurm ...] [parameter=value ...]',
         epilog='The parameters of a job, their defaults and its recipes: brainrecon jobs NAME.')
     run.add_argument('name', metavar='NAME', help='such as retrieval/01_decode; see `brainrecon jobs`')
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
-    run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; otherwise one')
+    run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; one if not said')
     run.add_argument('--accelerate', metavar='C', default='', help='how they are started: fsdp, or a configuration of accelerate')
     run.add_argument('--offline', action='store_true', help='nothing is fetched')
     slurm_words(run); return run

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.checks import ParameterError, folder as folder_of, need
 from ..core.offline import offline_words
-from .parameters import find_job, parse_given, resolve
+from .launch import check_accelerate
+from .parameters import find_job, may_run, parse_given, resolve
 from .run import RunFailed
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #f3b8b2bc
@@ -34,13 +35,13 @@ class Cluster:
     tries: int = 20            # times that it goes back into the queue
     network: bool = False      # may compute nodes use it?
     more: tuple = ()           # other options of sbatch, such as 'qos=long'
-    python: str = sys.executable
+    python: str = ''           # whose environment it runs in; that of this process if empty
     folder: str = ''           # where relative paths begin; here if empty
     environment: dict = field(default_factory=lambda: {k: os.environ[k] for k in carried if os.environ.get(k)})
     def __post_init__(self):
         plain = dict(name=self.name, partition=self.partition, account=self.account) | {f'more: {t}': t for t in self.more}
         for k, v in plain.items():
-            if not re.fullmatch(r'[A-Za-z0-9_.-]+' if k == 'name' else r'[A-Za-z0-9_.,:+@=/%-]*', v) or (k.startswith('more') and '=' not in v): raise ParameterError(f'`{k.partition(":")[0]}` is {v!r};', 'a plain word was expected, for `more` a name, an equals sign and a value.', 'SLURM reads it from a line of the script.', 'Write it without blanks and quotes.')
+            if not re.fullmatch(r'[A-Za-z0-9_.-]+' if k == 'name' else r'[A-Za-z0-9_.,:+@=/%-]*', v) or (k.startswith('more') and ('=' not in v or v.partition('=')[0] in ('array', 'signal', 'requeue', 'job-name', 'output'))): raise ParameterError(f'`{k.partition(":")[0]}` is {v!r};', 'a plain word was expected, for `more` a name, an equals sign and a value.', 'SLURM reads it from a line of the script.', 'Write it without blanks and quotes.')
         for k, least in (('gpus', 0), ('cpus', 1), ('memory', .1), ('hours', 1/60), ('at_once', 0), ('notice', 10), ('tries', 0)):
             if not least <= getattr(self, k) < 1e6: raise ParameterError(f'`{k}` is {getattr(self, k)};', f'a number from {least:.3g} on was expected.', '', 'Give another.')
         if self.notice >= self.hours*3600: raise ParameterError(f'`notice` is {self.notice} seconds of {self.hours:g} hours;', 'less than the whole time was expected.', 'It is the time to save in, before the end.', 'Ask for more hours.')
@@ -64,13 +65,16 @@ def run_commands(
     axes=(),         # of a grid, see `grid`
     out='',          # run folder; of a grid, the folder of its run folders
     more=(),         # further options of `brainrecon run`, such as '--processes', '2'
+    jobs='',         # another folder of jobs
 )->list:             # of lists of words
     "The commands that run a job, one for each point of the grid; a wrong value is found now."
-    found, commands = find_job(job), []
+    at = os.path.abspath(os.path.expanduser(jobs)) if jobs else None; found, commands, folders = may_run(find_job(job, at), at), [], {}; more = [*(['--jobs', at] if at else []), *more]
+    if any(t.startswith('out=') for t in axes) or any(t.startswith('out=') for t in given) and (out or axes): raise ParameterError('`out=` was given' + (' for several runs:' if axes else ' and `--out`:'), 'one folder for each run was expected.', 'One folder holds one run.', 'Give `--out DIR`; each run of an array gets a folder below it.')
     for point in grid(list(axes)):
-        resolve(found, recipe, parse_given(found, [*given, *point]))
-        at = [str(Path(out, re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(point)))) if point else str(out)] if out else []
-        commands.append(['brainrecon', 'run', found.name, *(['--recipe', str(recipe)] if recipe else []), *(['--out', *at] if at else []), *more, *given, *point])
+        resolve(found, recipe, parse_given(found, [*given, *point]), at)
+        at_out = [str(Path(out, re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(point)))) if point else str(out)] if out else []
+        if (same := folders.setdefault(tuple(at_out or point), point)) is not point: raise ParameterError(f'{" ".join(point)} and {" ".join(same)}:', 'runs of their own were expected.', 'They would share one folder.', 'Take one of them out, or give values whose letters differ.')
+        commands.append(['brainrecon', 'run', found.name, *(['--recipe', str(recipe)] if recipe else []), *(['--out', *at_out] if at_out else []), *more, *given, *point])
     return commands
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #ab04bc48
@@ -93,7 +97,7 @@ def surroundings(
 )->dict:        # variable -> value; that of PATH is what stands before the usual one
     "The variables that a command needs to run as it would here."
     whole = {k: os.path.abspath(os.path.expanduser(v)) if k.startswith('BRAINRECON_') and k not in ('BRAINRECON_DEVICE', 'BRAINRECON_TRUST') else v for k, v in o.environment.items()}
-    return {'PATH': os.path.dirname(o.python), **whole, **({} if o.network else offline_words)}
+    return {'PATH': os.path.dirname(o.python or sys.executable), **whole, **({} if o.network else offline_words)}
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #dd9fc8fc
 watching = r'''
@@ -270,9 +274,13 @@ def obey_run(
 )->int:         # exit code
     "`brainrecon run ... --slurm`."
     if args.again: raise ParameterError('`--again` was given with `--slurm`;', 'a run that goes on was expected.', 'A job that goes back into the queue would begin anew each time.', 'Give a new folder instead: `--out`.')
+    if args.network and args.offline: raise ParameterError('`--network` and `--offline` were given;', 'one of them was expected.', 'They say the opposite.', 'Leave one out.')
+    if (args.processes or 0) < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
+    if args.gpus and (args.processes or 0) > args.gpus: raise ParameterError(f'--processes {args.processes} with --gpus {args.gpus}:', 'a GPU for each process was expected.', 'Two processes on one GPU wait for each other.', f'Ask for --gpus {args.processes}.')
+    if args.accelerate: check_accelerate(args.accelerate)
     more = [w for k in ('processes', 'accelerate') if (v := getattr(args, k, None)) for w in (f'--{k}', str(v))]
-    commands = run_commands(args.name, args.recipe, rest, args.array, args.out or '', more)
-    if not args.network and (lost := absent(args.name, args.recipe, rest, args.array)): print(f'absent: {"; ".join(lost)}. Jobs without a network will end with an error. `brainrecon need {args.name} ...` lists the commands that fetch them.', file=sys.stderr, flush=True)
+    commands = run_commands(args.name, args.recipe, rest, args.array, args.out or '', more, args.jobs or '')
+    if not args.network and not args.jobs and (lost := absent(args.name, args.recipe, rest, args.array)): print(f'absent: {"; ".join(lost)}. Jobs without a network will end with an error. `brainrecon need {args.name} ...` lists the commands that fetch them.', file=sys.stderr, flush=True)
     return obey_slurm(args, commands, args.name)
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #60ca57a0

@@ -135,7 +135,7 @@ def cut(
     folder,          # its run folder
     said,            # file for what it prints
     after:float=0.,  # seconds of computing from its start
-    when=None,       # `when(watch)`: whether now is the time, asked once more when the run is halted; such as `Watch.writing`
+    when=None,       # `when(watch)`: whether now is the time, asked once more when the run is halted; such as the method `writing` of a `Watch`
     limit:float=600.,# seconds in which it must be over
 )->Cut:              # None if the run ended before
     "Start a command and kill it at a chosen moment; None if it ended before that."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['configurations', 'rank', 'TrainingDone', 'LaunchFailed', 'is_worker', 'leave_worker', 'job_cells', 'follow', 'work',
-           'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines', 'workers_of', 'VeiledLines',
-           'apart', 'prepare', 'finish', 'main']
+           'check_accelerate', 'accelerate_file', 'launch_line', 'wanted', 'train_together', 'repeat_lines',
+           'workers_of', 'VeiledLines', 'apart', 'prepare', 'finish', 'main']
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #bdffe98f
 import argparse
@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from ..core.checks import FolderError, ParameterError, ReconError, UnsafeError, need
+from ..core.checks import ParameterError, ReconError, UnsafeError, need
 from ..core.files import load_json, save_json
 from ..core.private import veiled
 from ..core.stop import StopAsked, listen, stop_asked, try_again
@@ -74,7 +74,6 @@ def work(
     "Execute a job in this process together with the others, up to its test."
     import torch
     at = Path(folder).resolve(); told = load_json(at/'launch.json'); listen(); os.chdir(at)
-    if told.get('leader'): follow(told['leader'])
     if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     space, state, error = {'__name__': 'brainrecon_job'}, 'trained', ''
     try:
@@ -89,16 +88,21 @@ def work(
 configurations = dict(fsdp=dict(compute_environment='LOCAL_MACHINE', distributed_type='FSDP', mixed_precision='no', num_machines=1, machine_rank=0, main_training_function='main',
     fsdp_config=dict(fsdp_version=2, fsdp_auto_wrap_policy='SIZE_BASED_WRAP', fsdp_min_num_params=1_000_000, fsdp_reshard_after_forward=True, fsdp_offload_params=False, fsdp_cpu_ram_efficient_loading=False, fsdp_state_dict_type='FULL_STATE_DICT')))
 
+def check_accelerate(
+    name:str,    # of one of `configurations`, or the path of a file
+):               # the file, if it is one
+    "Refuse what is no configuration of accelerate."
+    path = Path(name).expanduser()
+    if name not in configurations and not path.is_file(): raise ParameterError(f'accelerate={name!r} is no file;', f'{" or ".join(configurations)}, or a file that `accelerate config` wrote, was expected.', '', 'Give its whole path.')
+    return None if name in configurations else path.resolve()
+
 def accelerate_file(
     name:str,    # of one of `configurations`, or the path of a file
     folder:Path, # where to write it
 )->Path:
     "A configuration of accelerate as a file."
     import torch
-    if name not in configurations:
-        path = Path(name).expanduser()
-        if not path.is_file(): raise FolderError(f'accelerate={name!r} is no file;', f'{" or ".join(configurations)}, or a file that `accelerate config` wrote, was expected.', '', 'Give its whole path.')
-        return path.resolve()
+    if own := check_accelerate(name): return own
     save_json(folder/'accelerate.json', dict(configurations[name], use_cpu=not torch.cuda.is_available())); return folder/'accelerate.json'
 
 def launch_line(
@@ -205,6 +209,7 @@ def main(
     p = argparse.ArgumentParser('python -m brainrecon.jobs.launch', description='Train a job in several processes.', allow_abbrev=False)
     p.add_argument('name', nargs='?', default='', help='of a job'); p.add_argument('--folder', default='', help='a run folder that is prepared'); p.add_argument('--recipe'); p.add_argument('--out')
     args, rest = p.parse_known_args(argv); folder, job = args.folder, None
+    if folder and (leader := load_json(Path(folder)/'launch.json').get('leader')): follow(leader)     # before anything large is loaded
     if not folder: folder, job = prepare(args, rest)
     elif (named := load_json(Path(folder)/'launch.json').get('notebook')) != os.environ.get('BRAINRECON_NOTEBOOK'): raise UnsafeError(f'the folder {Path(folder).name!r} names the notebook {named!r};', 'that of the run that starts this process was expected.', 'A folder from elsewhere could name any program.', 'Give the name of a job instead: `-m brainrecon.jobs.launch JOB ...`.')
     import torch

@@ -18,7 +18,7 @@ from ..data.datasets import data_sets, load_data, usable
 from ..data.registry import command_for, home_of, plan
 from .data_commands import ranges
 from .inputs import parse_choices
-from .parameters import find_job, folder_words, parse_given, resolve
+from .parameters import find_job, folder_words, parse_given, resolve, written_words
 
 # %% ../../nbs/08_jobs/11a_needs.ipynb #8f5c2d15
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def folder_needs(
 )->list:          # of Need
     "Files and folders of the caller, and earlier runs."
     out = []
-    for why in dict.fromkeys((*stages, *folder_words)):
+    for why in (w for w in dict.fromkeys((*stages, *folder_words)) if w not in written_words):
         for v in values.get(why) if isinstance(values.get(why), list) else [values.get(why)]:
             if isinstance(v, str) and v and ':' not in v and v != 'packaged' and why != 'to': out.append(Need(Path(v).name, why, Path(v).exists(), '', '' if Path(v).exists() else 'an earlier run, or a path that must be there'))
     return out

@@ -337,7 +337,7 @@ def recipes(
 folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories',
     'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference', 'shared')    # parameters that name a file or folder of the caller
 place_words = ('prior', 'unet', 'autoencoder', 'packed', 'drawings', 'warm', 'side_weights', 'prompt', 'network', 'data', 'source', 'weights')    # those that may name one, or something else
-written_words = ('out', 'to')    # those that say where a run writes; no recipe may
+written_words = ('out', 'to', 'shared')    # those that say where a run writes; no recipe may
 
 def resolve(
     job:Job,      # the job that is to run

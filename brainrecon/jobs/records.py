@@ -9,13 +9,14 @@ __all__ = ['states', 'at_work', 'state_of', 'Record', 'read_record', 'is_run', '
            'runs_words', 'show_record', 'obey_runs']
 
 # %% ../../nbs/08_jobs/13_records.ipynb #ac460bab
-import fnmatch, os, re, shutil, socket, time
+import fnmatch, math, os, re, shutil, time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 import filelock
 from ..core.checks import FolderError, ParameterError, UnknownError, folder as folder_of, known
 from ..core.files import load_json
+from .run import left_behind
 
 # %% ../../nbs/08_jobs/13_records.ipynb #8a8ce128
 states = ('finished', 'running', 'stopped', 'failed', 'killed', 'new')
@@ -24,11 +25,10 @@ def at_work(
     at:Path,  # a run folder
 )->bool:
     "Whether a process is at work in this folder, as far as can be seen."
-    note = at/'lock.json'
-    if not note.exists(): return False
+    if not (at/'lock.json').exists(): return False
     try:
-        if load_json(note).get('host', socket.gethostname()) != socket.gethostname(): return True
-    except FolderError: return True     # being written
+        if left_behind(at): return True
+    except (FolderError, FileNotFoundError): return True     # being written
     lock = filelock.FileLock(at/'.lock', timeout=0)
     try: lock.acquire()
     except filelock.Timeout: return True
@@ -217,18 +217,24 @@ def checkpoints_of(
     return sorted(p for p in r.folder.rglob('step-*') if re.fullmatch(r'step-\d{8}\b[\w.-]*', p.name) and p.is_file() and not p.is_symlink())
 
 def plan_clean(
-    patterns=(),        # whole runs by name
-    days:float=30.,     # age of runs that failed, stopped or were killed
+    patterns=(),        # whole runs by their whole names, or with `*`; states and jobs: only those of the others
+    days:float=None,    # age of runs that failed, stopped or were killed; 30 if not said
     at=None,            # another folder of runs
     now:float=None,     # seconds since 1970
 )->tuple:               # (list of `Waste`, lines about what is left alone)
     "What may go: runs that are named; or checkpoints of finished runs, and runs that came to nothing long ago."
-    now = time.time() if now is None else now; found = find_records(patterns, at); out, left = [], []
+    now = time.time() if now is None else now; found = find_records(at=at); out, left = [], []; kinds = {*states, *(r.params.get('job') for r in found)}; names = [t for t in patterns if t not in kinds]
+    named = lambda r: any(fnmatch.fnmatchcase(r.name, t) for t in names)
+    for t in names:
+        if not any(fnmatch.fnmatchcase(r.name, t) for r in found): known(t, [r.name for r in found], 'run')
+    if days is not None and not 0 <= days < math.inf: raise ParameterError(f'--days {days:g}:', 'a number from 0 on was expected.', '', 'Give 30, say.')
+    if days is not None and names: raise ParameterError(f'`--days` was given with the name {names[0]!r};', 'one of them was expected.', 'A run that is named goes whatever its age.', 'Leave one out, or give a state: `brainrecon runs clean failed --days 30`.')
     for r in found:
+        if names and not named(r) or not names and patterns and not {r.state, r.params.get('job')} & {*patterns}: continue
         if r.state == 'running' or at_work(r.folder): left.append(f'{r.name} is at work') if patterns else None
-        elif patterns: out.append(Waste(r.folder, f'named, {r.state}', r.size()))
+        elif names: out.append(Waste(r.folder, f'named, {r.state}', r.size()))
         elif r.state == 'finished': out += [Waste(p, 'checkpoint of a finished run', p.stat().st_size) for p in checkpoints_of(r)]
-        elif r.state in ('failed', 'stopped', 'killed') and now - r.ended > 86400*days: out.append(Waste(r.folder, f'{r.state}, {span(now - r.ended)} old', r.size()))
+        elif r.state in ('failed', 'stopped', 'killed') and now - r.ended > 86400*(30. if days is None else days): out.append(Waste(r.folder, f'{r.state}, {span(now - r.ended)} old', r.size()))
         elif r.state == 'unreadable': left.append(f'{r.name} cannot be read: {r.error}')
     return out, left
 
@@ -249,8 +255,8 @@ def remove(
     return freed
 
 def clean(
-    patterns=(),     # whole runs by name
-    days:float=30.,  # age of runs that failed, stopped or were killed
+    patterns=(),     # see `plan_clean`
+    days:float=None, # age of runs that failed, stopped or were killed; 30 if not said
     yes:bool=False,  # do it; otherwise only say what would go
     at=None,         # another folder of runs
 )->int:              # exit code
@@ -273,7 +279,7 @@ def runs_words(
     p = word('runs', 'list runs, show one, compare some, or remove what is no longer needed', usage='brainrecon runs [list | show | compare | clean] [PATTERN ...] [--days N] [--yes]')
     p.add_argument('what', metavar='WHAT', nargs='?', default='list', help='list (if nothing is said), show, compare or clean')
     p.add_argument('patterns', metavar='PATTERN', nargs='*', help='a name, a part of one, one with *, a job, or a state')
-    p.add_argument('--days', type=float, default=30., metavar='N', help='clean: runs that failed, stopped or were killed so long ago; 30 if not said')
+    p.add_argument('--days', type=float, metavar='N', help='clean: runs that failed, stopped or were killed so long ago; 30 if not said')
     p.add_argument('--yes', action='store_true', help='clean: do it; otherwise it is only said what would go')
     p.add_argument('--at', metavar='DIR', help='another folder of runs')
 
@@ -291,6 +297,7 @@ def obey_runs(args, rest=()):
     "Do what came after `brainrecon runs`; gives an exit code."
     words = ('list', 'show', 'compare', 'clean'); what, patterns = args.what, list(args.patterns)
     if what not in words: what, patterns = 'list', [what, *patterns]      # `brainrecon runs hvf` lists
+    if what != 'clean' and args.days is not None: raise ParameterError(f'`brainrecon runs {what}` takes no `--days`;', 'only `clean` looks at ages.', '', 'Leave it out.')
     if what != 'clean' and args.yes: raise ParameterError(f'`brainrecon runs {what}` takes no `--yes`;', 'only `clean` removes anything.', '', 'Leave it out.')
     if what == 'clean': return clean(patterns, args.days, args.yes, args.at)
     found = find_records(patterns, args.at)

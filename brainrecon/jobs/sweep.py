@@ -83,6 +83,8 @@ def expand(
     out = []
     for r in spec['runs']:
         if not r.get('job'): raise ParameterError(f'an entry of the sweep {what!r} names no `job`;', 'each needs one.', '', 'Write `- job: retrieval/01_decode`.')
+        for k in ('job', 'recipe'):
+            if not isinstance(r.get(k) or '', str): raise ParameterError(f'an entry of the sweep {what!r} gives `{k}` as {r[k]!r};', 'one name was expected.', '', f'Write `{k}: NAME`, and an entry for each.')
         has = {p.name for p in find_job(r['job'], at).parameters}
         usual = {k: {n: v for n, v in (spec.get(k) or {}).items() if n in has} | (r.get(k) or {}) for k in ('values', 'over')}
         over = {n: v for n, v in usual['over'].items() if n in (r.get('over') or {}) or n not in (r.get('values') or {})}     # what an entry fixes is not gone over

@@ -258,7 +258,7 @@ def sweep_words(
         usage='brainrecon sweep NAME [--plan] [--parallel N] [--out DIR] [--again] [--jobs DIR] [--recipe R] [parameter=value ...] [--over parameter=value,value ...]')
     p.add_argument('name', metavar='NAME', nargs='?', default='', help='of a sweep, a .yml file of your own, or a job such as retrieval/01_decode; nothing lists the sweeps')
     p.add_argument('--plan', action='store_true', help='print what would run and what it takes, and start nothing')
-    p.add_argument('--parallel', type=int, default=1, metavar='N', help='runs at a time; 1 if not said')
+    p.add_argument('--parallel', type=int, default=1, metavar='N', help='runs at a time; 1 if not said. GPUs are dealt out among those that CUDA_VISIBLE_DEVICES names')
     p.add_argument('--recipe', metavar='R', default='', help='of a job')
     p.add_argument('--jobs', metavar='DIR', default='', help='another folder of jobs, with its recipes and sweeps; its notebooks are executed')
     p.add_argument('--over', action='append', metavar='NAME=A,B', default=[], help='of a job: values to go over; every combination becomes a run')
