@@ -19,6 +19,10 @@ with contextlib.suppress(ImportError):
     settings.register_profile('same', derandomize=True, deadline=None)
     if os.environ.get('BRAINRECON_FUZZ') != '1': settings.load_profile('same')
 
+LONG = ('test_notebooks.py', 'test_demo.py', 'test_together.py', 'test_site.py', 'test_faults.py', 'test_hvf_draw_job.py')   # minutes each: begun first, so that nobody waits for one of them in the end
+
+def pytest_collection_modifyitems(items): items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
+
 LEAVE = shutil.ignore_patterns('.git', '.venv', '.cache', '.pytest_cache', '__pycache__', '.ipynb_checkpoints', '*.egg-info',
                                '_proc', '_docs', 'build', 'dist', 'runs')
 
