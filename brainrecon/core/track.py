@@ -110,7 +110,7 @@ def attach(
 def close():
     "Let a tracker finish; the next event opens it again."
     take = state['take']; state.update(take=None, wish=None)
-    if take is not None: take(dict(kind='end', run=state['run'], name=state['run'], values={}, step=None))
+    if take is not None and not state['failed']: take(dict(kind='end', run=state['run'], name=state['run'], values={}, step=None))
 
 def begin(
     name:str,     # of the run
