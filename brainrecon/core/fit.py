@@ -141,9 +141,9 @@ def update(self:Fit,
             acc.backward(sum(out.values())*(share*(many if s.sharded else 1)))  # where weights are divided, gradients are averaged; otherwise added
         for k, v in out.items(): terms[k] = terms.get(k, 0.) + v.detach().float()*share
     if many > 1 and not s.sharded: add_gradients(self.model.parameters())
-    norm = acc.clip_grad_norm_(s.model.parameters(), o.clip or math.inf); told = torch.stack([*terms.values(), torch.tensor(float(stop_asked()), device=acc.device)])
-    if many > 1: torch.distributed.all_reduce(told)     # so that all go on, or none
-    *values, asked, norm = *told.tolist(), float(norm); s.asked = asked > 0
+    norm = acc.clip_grad_norm_(s.model.parameters(), o.clip or math.inf); norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm; told = torch.stack([*terms.values(), norm.float()])
+    if many > 1: told[-1] /= many; told = torch.cat([told, told.new_tensor([float(stop_asked())])]); torch.distributed.all_reduce(told)     # so that all go on, or none
+    *values, norm = told[:len(terms) + 1].tolist(); s.asked = stop_asked() if many == 1 else bool(told[-1] > 0)
     bad = [k for k, v in zip(terms, values) if not math.isfinite(v)]
     if bad or not math.isfinite(norm) and o.precision != 'fp16':
         s.opt.zero_grad(); raise not_finite(bad, dict(zip(terms, values)), s.step+1)
