@@ -1,5 +1,5 @@
 "What all tests share: where things are, quiet threads, folders of their own."
-import contextlib, os, shutil, sys
+import contextlib, os, shutil, sys, tempfile
 from pathlib import Path
 import pytest
 
@@ -31,6 +31,17 @@ LEAVE = shutil.ignore_patterns('.git', '.venv', '.cache', '.pytest_cache', '__py
 def runs(tmp_path_factory):
     "Run folders go to a temporary place unless a test or a person chose one."
     if 'BRAINRECON_RUNS' not in os.environ: os.environ['BRAINRECON_RUNS'] = str(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def scratch(tmp_path_factory):
+    "What tests, and the pages and jobs that they run, leave in the folder for temporary files goes with the session: gigabytes otherwise."
+    at, was, env = tmp_path_factory.mktemp('scratch'), tempfile.tempdir, os.environ.get('TMPDIR')
+    tempfile.tempdir = os.environ['TMPDIR'] = str(at)
+    yield at
+    tempfile.tempdir = was
+    os.environ.pop('TMPDIR') if env is None else os.environ.update(TMPDIR=env)
+    shutil.rmtree(at, ignore_errors=True)
 
 
 @pytest.fixture

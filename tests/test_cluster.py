@@ -240,11 +240,18 @@ def test_a_command_that_cannot_save_in_time_comes_again_all_the_same(tmp_path):
 
 @pytest.mark.parametrize('words, says', [
     (['--array', 'value=1,2', 'out=x'], 'one folder for each run'), (['--out', 'a', 'out=b'], 'one folder for each run'), (['--array', 'value=1,1'], 'share one folder'),
-    (['--array', 'shared=a b,a_b', '--out', 'o'], 'share one folder'), (['--processes', '-3'], 'from 1'), (['--accelerate', 'nonsense'], 'accelerate config'), (['--processes', '4', '--gpus', '1'], 'GPU for each'),
-    (['--offline', '--network'], 'opposite'), (['--sbatch', 'signal=B:TERM@5'], 'more'), (['--sbatch', 'array=0-99'], 'more'), (['--jobs', 'nowhere'], 'does not exist')])
+    (['--array', 'shared=a b,a_b', '--out', 'o'], 'share one folder'), (['--processes', '-3'], 'from 1'), (['--accelerate', 'nonsense'], 'accelerate config'), (['--accelerate', 'fsdp'], 'with one process'), (['--processes', '4', '--gpus', '1'], 'GPU for each'),
+    (['--offline', '--network'], 'opposite'), (['--sbatch', 'signal=B:TERM@5'], 'more'), (['--sbatch', 'array=0-99'], 'more'), (['--jobs', 'nowhere'], 'no folder of jobs'),
+    (['--nodes', '2'], '`--out`'), (['--nodes', '2', '--out', 'a', '--accelerate', 'fsdp', '--processes', '2'], 'one machine'), (['--nodes', '0'], 'from 1'), (['--nodes', '2', '--out', 'a', '--submit'], 'sbatch')])
 def test_what_would_fight_in_the_queue_is_refused(words, says, capsys, monkeypatch, tmp_path):
     from brainrecon.jobs.cli import main
     monkeypatch.chdir(tmp_path); code = main(['run', 'check/03_short', *words, '--slurm']); said = capsys.readouterr(); assert code == 2 and says in said.err and not said.out, said.err
+
+def test_a_wrong_option_is_told_before_anything_is_read(capsys, monkeypatch):
+    from brainrecon.jobs import needs
+    from brainrecon.jobs.cli import main
+    monkeypatch.setattr(needs, 'needs', lambda *a: pytest.fail('the data were looked at first'))
+    for words in (['--hours', '-2'], ['--accelerate', 'nonsense'], ['--processes', '-1']): assert main(['run', 'avde/05_swap', '--slurm', *words]) == 2 and capsys.readouterr().err.startswith('error: ')
 
 def test_own_jobs_stay_own_jobs_in_a_script(tmp_path, capsys):
     import shutil
@@ -252,3 +259,30 @@ def test_own_jobs_stay_own_jobs_in_a_script(tmp_path, capsys):
     from brainrecon.jobs.parameters import find_job
     (tmp_path/'mine'/'games').mkdir(parents=True); shutil.copy(find_job('check/03_short').path, tmp_path/'mine'/'games'/'short.ipynb')
     assert main(['run', 'games/short', 'value=7', '--jobs', str(tmp_path/'mine'), '--slurm']) == 0; said = capsys.readouterr().out; assert f'--jobs {tmp_path/"mine"}' in said and 'games/short' in said and 'value=7' in said
+
+def test_what_own_jobs_need_is_listed(tmp_path, capsys):
+    import shutil
+    from brainrecon.jobs.cli import main
+    from brainrecon.jobs.parameters import find_job
+    (tmp_path/'mine'/'games').mkdir(parents=True); shutil.copy(find_job('retrieval/01_decode').path, tmp_path/'mine'/'games'/'name.ipynb')
+    assert main(['need', 'games/name', '--jobs', str(tmp_path/'mine')]) == 0 and 'all that it needs is here' in capsys.readouterr().out
+    assert main(['need', 'games/name', '--jobs', str(tmp_path/'mine'), 'data=things-eeg2', f'root={tmp_path}']) == 1 and 'ABSENT' in capsys.readouterr().out
+    sweep = tmp_path/'both.yml'; sweep.write_text(f'runs:\n- {{job: retrieval/01_decode}}\n- {{job: retrieval/01_decode, values: {{data: things-eeg2, root: {tmp_path}}}}}\n'); capsys.readouterr()
+    assert main(['need', str(sweep)]) == 1 and capsys.readouterr().out.count('retrieval/01_decode') == 2 and main(['need', str(sweep), 'data=x']) == 2
+    assert main(['sweep', str(sweep), '--slurm']) == 0 and 'absent: things-eeg2' in (said := capsys.readouterr().err) and 'makes the page' in said and 'asks for 8 GB, 2 processors, no GPU' in said
+    assert main(['need', 'games/name']) == 2 and main(['jobs', '--jobs', str(tmp_path/'yours')]) == 2 and 'no folder of jobs' in capsys.readouterr().err
+
+def test_several_machines_start_a_launcher_each(tmp_path, slurm):
+    "Each word arrives at each launcher; where a signal of this job belongs is said in the script."
+    slurm.put('srun', 'while [ "${1#-}" != "$1" ]; do shift; done; shift 2; printf "%s\\n" "$@"'); slurm.put('scontrol', 'echo node-a; echo node-b')
+    text = as_script([['brainrecon', 'run', 'a/b', '--out', "it's here", '--processes', '3', "x=[a b,$c]"]], small(tmp_path, nodes=2, gpus=4)); code, out, err = bash(text, tmp_path, SLURM_JOB_ID='2007', SLURM_JOB_NODELIST='node-[a-b]'); assert (code, err) == (0, '')
+    assert out.splitlines() == ['torch.distributed.run', '--nnodes=2', '--nproc-per-node=3', '--rdzv-backend=c10d', '--rdzv-endpoint=node-a:29507', '--rdzv-id=2007', '-m', 'brainrecon.jobs.launch', 'a/b', 'x=[a b,$c]', '--out', "it's here"]
+    assert {'#SBATCH --nodes=2', '#SBATCH --ntasks=2', '#SBATCH --gres=gpu:4'} <= set(text.splitlines()) and 'export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90' in text and 'export BRAINRECON_GRACE=90' in text and '--nproc-per-node=4' in as_script([['brainrecon', 'run', 'a/b', '--out', 'o']], small(tmp_path, nodes=2, gpus=4))
+    (tmp_path/"it's here"/'processes').mkdir(parents=True); note = tmp_path/"it's here"/'processes'/'rank-0.json'; slurm.put('scontrol', f'[ "$2" != job ] || echo JobState=RUNNING')
+    slurm.put('srun', 'trap "exit 1" TERM; echo ready; while :; do sleep .02; done')
+    for state, ends in ('stopped', 75), ('failed', 1):
+        note.write_text(json.dumps(dict(state=state), indent=1)); p = started(text, tmp_path, SLURM_JOB_NODELIST='x')
+        while 'ready' not in p.stdout.readline(): pass
+        p.send_signal(signal.SIGUSR1); p.communicate(timeout=20); assert p.returncode == ends and len(slurm.said()) == 1
+    with pytest.raises(ParameterError, match='brainrecon run'): as_script([['sleep', '1']], small(tmp_path, nodes=2))
+    with pytest.raises(ParameterError, match='BRAINRECON_TRUST'): as_script([['brainrecon', 'run', 'a/b', '--jobs', 'mine', '--out', 'o']], small(tmp_path, nodes=2))

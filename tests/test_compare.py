@@ -147,7 +147,10 @@ def test_runs_are_found_and_what_is_left_out_is_named(tmp_path):
     from brainrecon.jobs.results import keep_result
     with pytest.raises(FolderError): read_runs([tmp_path/'a'/'run'/'params.json'])
     save_json(tmp_path/'b'/'run'/'status.json', dict(state='finished', seconds=1, attempts=[dict(started='2026-01-01T00:00:00')]))
-    kept = keep_result(tmp_path/'b'/'run', tmp_path/'kept.json', 'a laptop'); sources, _ = read_runs([kept]); assert sources[0].name == 'kept' and sources[0].scores['rows']
+    assert load_json(keep_result(tmp_path/'b'/'run', tmp_path/'kept.json', 'a laptop'))['peak_mb'] is None
+    save_json(tmp_path/'b'/'run'/'status.json', dict(state='finished', seconds=1, attempts=[dict(started='2026-01-01T00:00:00', peak_mb=20.), dict(started='2026-01-01T00:00:00', peak_mb=30.), dict(started='2026-01-01T00:00:00')]))
+    save_json(tmp_path/'b'/'run'/'params.json', load_json(tmp_path/'b'/'run'/'params.json') | dict(values=dict(runs=[str(tmp_path/'a'), 'one'], root=str(tmp_path), seeds=[1])))
+    kept = keep_result(tmp_path/'b'/'run', tmp_path/'kept.json', 'a laptop'); assert load_json(kept)['peak_mb'] == 30 and load_json(kept)['values'] == dict(runs=['a', 'one'], root=tmp_path.name, seeds=[1]); sources, _ = read_runs([kept]); assert sources[0].name == 'kept' and sources[0].scores['rows']
 
 
 # Scores beside papers
@@ -163,6 +166,11 @@ def test_a_paper_stands_beside_only_what_it_can_be_compared_with():
 def test_flags_stand_on_the_row():
     page = Page(scores_html([source(method='mine', protocol='AVDE, as released', flags=['NOT ZERO-SHOT'], selection='test set (as released)', what='<b>')]))
     row = page.text.split('mine', 1)[1].split('a paper')[0]; assert 'NOT ZERO-SHOT' in row and 'as released' in row and '<b>' in page.text
+
+
+def test_lines_that_look_alike_name_their_runs():
+    one, two, other = source(), source(value=.3), source(method='another'); two.name = 'yours'; other.name = 'theirs'
+    page = Page(scores_html([one, two, other])).text; assert 'run mine' in page and 'run yours' in page and 'run theirs' not in page and 'run mine' not in Page(scores_html([one, other])).text
 
 
 def test_what_was_not_run_keeps_its_row():

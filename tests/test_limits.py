@@ -107,14 +107,23 @@ def test_lighter_recipes_ask_for_less_and_end():
         job = find_job(name)
         for r in recipes(job):
             for other in lighter(job, r): assert other != r and other in recipes(job) and machine_of(other)[1] <= machine_of(r)[1]
+    for name, r in ('avde/03_generate', 'avde-things-eeg2'), ('avde/03_generate', 'avde-eeg-imagenet'), ('hvf/01_retrieve', 'hvf-things-eeg2'): assert not [o for o in lighter(find_job(name), r) if 'embedded' in o], 'simulated recordings in the place of real ones'
+    counts = lambda r: max(s['all'] for s in preset_rows('hvf/01_retrieve', r)); assert counts('hvf-things-eeg2-cpu') > counts('hvf-things-eeg2') and 'hvf-things-eeg2-cpu' not in lighter(find_job('hvf/01_retrieve'), 'hvf-things-eeg2')
+    job = find_job('avde/05_swap'); assert 'no recipe of this job asks for less' in memory_advice(job, 'avde-things-eeg2', resolve(job, 'avde-things-eeg2'))
     assert machine_of('a-b-24gb') == ('a-b', 24.) and machine_of('a-cpu') == ('a', 0.) and machine_of('a') == ('a', float('inf'))
 
 
 def test_a_recipe_is_counted_or_says_why():
-    for name, some in (('mindhier/02_generate', ['mindhier-embedded', 'mindhier-nsd-cpu']), ('hvf/01_retrieve', ['hvf-embedded', 'hvf-samga']), ('hvf/02_prior', ['hvf-prior-embedded']), ('retrieval/01_decode', ['demo'])):
+    for name, some in (('mindhier/02_generate', list(recipes(find_job('mindhier/02_generate')))), ('hvf/01_retrieve', ['hvf-embedded', 'hvf-samga']), ('hvf/02_prior', ['hvf-prior-embedded']), ('retrieval/01_decode', ['demo'])):
         for r in some:
             for row in preset_rows(name, r): assert row.get('why') or row['all'] == sum(row[k] for k in ('weights', 'gradients', 'optimiser', 'copies', 'kept for the way back')) > 0
 
+
+SIZED = [(j, n, int(m[1])) for j in stages for n, about in recipes(find_job(j)).items() if (m := re.search(r'one GPU of (\d+) GB', about))]
+
+@pytest.mark.parametrize('job, recipe, gb', SIZED, ids=[f'{n}-{j.split("/")[1]}' for j, n, _ in SIZED])
+def test_a_recipe_for_a_gpu_counts_less_than_the_gpu_has(job, recipe, gb):
+    rows = [r['all']/1e9 for r in preset_rows(job, recipe) if 'all' in r]; assert rows and max(rows) < .92*gb, rows      # the system and what a kernel needs come on top
 
 def test_counts_without_content_are_those_with_content():
     "The same call on the meta device and on the CPU keeps the same bytes; twice the batch keeps twice as much of what grows with it."

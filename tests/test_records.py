@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 import pytest
 from brainrecon.core.checks import FolderError, ParameterError, UnknownError
-from brainrecon.core.files import save_json
+from brainrecon.core.files import load_json, save_json
 from brainrecon.jobs.records import at_work, checkpoints_of, clean, compare_records, find_records, plan_clean, read_record, remove, state_of, Waste
 
 OLD = '2020-01-01T00:00:00+00:00'
@@ -105,7 +105,7 @@ def test_a_damaged_run_is_named_and_kept(runs, capsys, name, text):
 
 def test_what_differs(runs):
     a = make(runs, 'x-a', versions=dict(torch='1')); b = make(runs, 'x-b', versions=dict(torch='2'), commit='abc', dirty=True)
-    save_json(b/'scores.json', dict(rows=[dict(what='a coin', measure='share', value=.25), dict(what='a die', measure='share', value=None)])); save_json(b/'usage.json', dict(peak_mb=512.))
+    save_json(b/'scores.json', dict(rows=[dict(what='a coin', measure='share', value=.25), dict(what='a die', measure='share', value=None)])); d = load_json(b/'status.json'); d['attempts'][0]['peak_mb'] = 512.; save_json(b/'status.json', d)
     made, scores, cost = compare_records([read_record(p) for p in (a, b)])
     assert made == [dict(what='commit', a='-', b='abc with changes'), dict(what='version torch', a='1', b='2')]
     assert scores == [dict(what='a coin, share', a='0.5', b='0.25')] and cost == [dict(what='peak_MB', a='-', b='512')]

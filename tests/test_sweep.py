@@ -8,7 +8,7 @@ from brainrecon.core.files import load_json, save_json
 from brainrecon.jobs import sweep_run
 from brainrecon.jobs.parameters import jobs_folder
 from brainrecon.jobs.sweep import check_wanted, earlier, expand, expected, make_plan, place_of, plan_words, read_sweep, sweep_of, total_time, wanted
-from brainrecon.jobs.sweep_run import Screen, Sweep, Worker, carry_out, finish, run_sweep, share_of, sweep_folder
+from brainrecon.jobs.sweep_run import Screen, Sweep, Worker, carry_out, finish, graphics_cards, run_sweep, sweep_folder
 
 coin = ['''flips = 100   # of the coin
 bias  = 0.5   # how often it shows its head
@@ -73,7 +73,7 @@ def test_all_is_refused_before_anything_is_made(home, text, error, says):
 
 
 def test_a_plan_makes_nothing(home, capsys):
-    name, title, found = sweep_of('games/coin', 'bent', ['wait=0'], ['flips=1,2', 'sides=head|head,tail'])
+    name, title, found = sweep_of('games/coin', 'bent', ['wait=0'], ['flips=1,2', 'sides=head,[head,tail]'])
     assert [w.given for w in found] == [dict(wait=0., flips=f, sides=s) for f in (1, 2) for s in (['head'], ['head', 'tail'])]
     assert run_sweep(name, title, found, only_plan=True) == 0 and not (home/'runs').exists()
     assert capsys.readouterr().out.count('unknown') >= 8
@@ -96,6 +96,13 @@ def test_what_was_measured_is_told_and_nothing_else(home):
     assert expected(steps, earlier(home/'runs')) == dict(seconds=10., peak_mb=None, about=True, basis='d')
 
 
+def test_kept_costs_tell_a_plan_what_runs_take(home):
+    from brainrecon.jobs.results import keep_costs
+    w = wanted('games/coin', '', dict(flips=5)); assert run_sweep('x', '', [w], report=False) == 0; at = place_of(w, home/'runs'); status = load_json(at/'status.json'); save_json(at/'status.json', status | dict(seconds=40.))
+    keep_costs([at], home/'jobs'/'costs'/'mine.json', 'a laptop'); other = wanted('games/coin', '', dict(flips=5, bias=.5)); told = expected(other, earlier(home/'elsewhere'))
+    assert told == dict(seconds=40., peak_mb=status['attempts'][0]['peak_mb'], about=False, basis='mine, kept, a laptop') and told['peak_mb'] > 10
+
+
 def test_total_time_is_that_of_the_slowest_place(home):
     plan = make_plan([wanted('games/coin', '', dict(flips=i)) for i in range(5)], home/'runs')
     for p, s in zip(plan, (10, 20, 30, None, 5)): p.takes['seconds'] = s
@@ -106,6 +113,8 @@ def test_total_time_is_that_of_the_slowest_place(home):
 def test_every_sweep_of_the_library_can_be_planned(monkeypatch, tmp_path):
     monkeypatch.delenv('BRAINRECON_JOBS', raising=False); files = sorted((jobs_folder()/'sweeps').glob('*.yml')); assert {p.stem for p in files} >= {'paper-table', 'paper-table-quick'}
     for p in files: name, title, found = read_sweep(p.stem); assert found and title and make_plan(found, tmp_path)
+    for w in read_sweep('paper-table')[2]:      # three seeds of everything that is trained; what comes trained has none, and no shuffled twin
+        if 'seeds' in w.values: assert w.values['seeds'].value == [0, 1, 2] and w.values.get('controls', w.values['seeds']).value and not ('side_weights' in w.values and w.values['side_weights'].value), w.label
 
 
 # --- running
@@ -115,7 +124,7 @@ def test_one_failure_stops_no_other_and_is_tried_again_alone(home, capsys):
     assert run_sweep(name, title, found, parallel=3, report=False) == 1
     book = next((home/'runs').glob('sweep-*/sweep.json')); assert states(book) == {'flips=1': 'finished', 'flips=2000': 'failed', 'flips=666': 'failed'}
     said = capsys.readouterr().out; assert 'nobody flips so often' in said and 'the process of the notebook died' in said and str(found and place_of(found[1], home/'runs')) in said
-    assert load_json(place_of(found[0], home/'runs')/'usage.json')['peak_mb'] > 10
+    assert load_json(place_of(found[0], home/'runs')/'status.json')['attempts'][0]['peak_mb'] > 10 and load_json(book)['runs'][0]['peak_mb'] > 10
     assert run_sweep(name, title, found[:1], report=False) == 0      # finished before: nothing runs
     assert run_sweep(name, title, found, parallel=2, report=False) == 1
     assert {w.given['flips']: len(load_json(place_of(w, home/'runs')/'status.json')['attempts']) for w in found} == {1: 1, 2000: 2, 666: 2}
@@ -194,6 +203,32 @@ def test_a_table_in_place(home):
     lines = first.splitlines(); size = sweep_run.shutil.get_terminal_size()
     assert len(lines) <= size.lines - 1 and all(len(re.sub('\x1b.*?[AJ]', '', l)) < size.columns for l in lines) and '30 finished, 10 waiting' in lines[-1]
     assert f'\x1b[{len(lines)}A' in out.getvalue()[len(first):]
+
+
+def test_every_run_is_told_how_to_start(home, tmp_path, monkeypatch):
+    "Processes and a network that is not to be used belong to each command; GPUs are dealt out in turn, one for each process."
+    cards = tmp_path/'bin'/'nvidia-smi'; cards.parent.mkdir(); cards.write_text('#!/bin/sh\nprintf "GPU-a\\nGPU-b\\nGPU-c\\nGPU-d\\n"\n'); cards.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{cards.parent}:{os.environ["PATH"]}'); monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False); assert graphics_cards() == ['GPU-a', 'GPU-b', 'GPU-c', 'GPU-d']
+    plan = make_plan([wanted('games/coin', '', dict(flips=i)) for i in range(2)], home/'runs'); how = ['--processes', '2', '--offline']; s = Sweep(home/'x', 'x', '', plan, 2, how=how); given = []
+    assert [w.words for w in s.workers] == [['run', 'games/coin', '--out', str(p.folder), *how, *p.wanted.words[2:]] for p in plan]
+    monkeypatch.setattr(Worker, 'start', lambda w, env: given.append(env)); s.room = lambda w: True; s.step()
+    assert [e['CUDA_VISIBLE_DEVICES'] for e in given] == ['GPU-a,GPU-b', 'GPU-c,GPU-d'] and {int(e['OMP_NUM_THREADS']) for e in given} == {max(1, min(sweep_run.processors()//4, int(os.environ.get('OMP_NUM_THREADS') or 99)))}
+    assert Sweep(home/'x', 'x', '', plan, 1).cards == []      # one at a time has them all
+    cards.write_text('#!/bin/sh\necho No devices were found\n'); assert graphics_cards() == []
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', ''); assert graphics_cards() == []
+
+
+@pytest.mark.parametrize('given, says', [(['--slurm', '--plan'], 'Leave `--slurm` away'), (['--submit', '--parallel', '2'], '`--at-once`'), (['--slurm', '--budget', '4'], '`--memory`'), (['--slurm', '--again'], '`--out`'), (['--budget', '-3'], 'gigabytes'),
+    (['--parallel', '0'], 'from 1'), (['--processes', '-1'], 'from 1'), (['--accelerate', 'x'], 'accelerate'), (['--slurm', '--hours', '-1'], 'hours'), (['--gpus', '1'], 'without `--slurm`')])
+def test_words_that_would_do_nothing_are_refused(home, given, says, capsys):
+    from brainrecon.jobs.cli import main
+    assert main(['sweep', 'games/coin', '--over', 'flips=1,2', *given]) == 2 and says in capsys.readouterr().err and not (home/'runs').exists()
+
+
+def test_own_jobs_are_executed_when_asked_alone(home, monkeypatch, capsys):
+    from brainrecon.jobs.cli import main
+    monkeypatch.delenv('BRAINRECON_TRUST'); words = ['sweep', 'games/coin', '--over', 'flips=1,2']
+    assert main([*words, '--plan']) == 0 and main(words) == 2 and main([*words, '--slurm']) == 2 and capsys.readouterr().err.count('BRAINRECON_TRUST') == 2 and not list((home/'runs').glob('games-*'))
 
 
 def test_a_script_for_a_cluster_holds_the_same_commands(home):

@@ -1,9 +1,10 @@
 """Two processes that share every batch, compared with one: all trainings of this library, the job with its runner, weights divided among processes.
 
-Losses of every row agree to 1e-6. Weights do too, but for those on which no loss depends: a bias before a batch normalisation (and the mean that this keeps), the bias
+What is trained on agrees to 1e-6 at every look; what held-out data give to 1e-3, and a share that counts pairs to one pair of 132; at least 99.5 of a hundred weights
+to 2e-6, none being further off than 2e-4. Left out are weights on which no loss depends: a bias before a batch normalisation (and the mean that this keeps), the bias
 of an attention's keys, the factor of a norm over one number. Their gradient is rounding alone, and the optimiser, which divides by its size, takes full steps along it.
 """
-import json, os, re, subprocess, sys
+import json, os, re, signal, socket, subprocess, sys
 from pathlib import Path
 import numpy as np
 import psutil
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file
 from brainrecon.core.checks import ParameterError, ShapeError, seeded
 from brainrecon.core.together import AsOne, Share, added, own_rows, together
-from brainrecon.jobs.launch import accelerate_file, configurations, launch_line
+from brainrecon.jobs.launch import accelerate_file, configurations, launch_line, wanted
 
 HERE = Path(__file__).parent; SCRIPT = str(HERE/'together_cases.py'); COMMAND = str(Path(sys.executable).with_name('brainrecon'))
 env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
@@ -36,7 +37,7 @@ def test_two_processes_train_as_one(ends, name):
     one, two = rows(ends/'one'/name), rows(ends/'two'/name); assert one and len(one) == len(two)
     for a, b in zip(one, two):
         assert a.keys() == b.keys() and a['step'] == b['step']
-        for k in a: assert k.startswith('valid_') or abs(a[k] - b[k]) <= 1e-6*max(1, abs(a[k])), (name, a['step'], k, a[k], b[k])
+        for k in a: assert abs(a[k] - b[k]) <= (.01 if k == 'valid_identify' else 1e-3 if k.startswith('valid_') else 1e-6)*max(1, abs(a[k])), (name, a['step'], k, a[k], b[k])
     a, b = (torch.load(ends/w/name/'end.pt', weights_only=True) for w in ('one', 'two')); assert a.keys() == b.keys()
     for k in a:
         if free.search(k) or not a[k].is_floating_point(): continue
@@ -147,11 +148,37 @@ def test_a_job_in_two_processes_gives_the_table_of_one(tmp_path):
     assert [len(v) for v in json.loads((tmp_path/'two'/'test_readings.json').read_text()).values()] == [1]
     a, b = (load_file(tmp_path/n/'predictions'/'eeg-s01-labram-seed0.safetensors') for n in ('one', 'two')); assert np.abs(a['query'] - b['query']).max() < 5e-6
     told = json.loads((tmp_path/'two'/'processes'/'rank-0.json').read_text()); assert told == dict(state='trained', error='', processes=2)
+    said = run([COMMAND, 'run', *ALIGN, '--processes', '2', '--accelerate', 'fsdp', '--out', str(tmp_path/'fsdp')], **runs); three = json.loads((tmp_path/'fsdp'/'scores.json').read_text(encoding='utf-8'))['rows']
+    assert 'by accelerate with fsdp' in said and json.loads((tmp_path/'fsdp'/'accelerate.json').read_text())['distributed_type'] == 'FSDP'
+    for a, b in zip(one, three, strict=True): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a), (a, b)
+
+def torchrun(*words): return [sys.executable, '-m', 'torch.distributed.run', *words, '-m', 'brainrecon.jobs.launch', *ALIGN]
+
+def finished_by_launcher(at, said):
+    status = json.loads((at/'status.json').read_text()); assert status['state'] == 'finished' and len(status['attempts']) == 1 and 'labram-seed0: already aligned' in said and (at/'report.html').exists()
+    assert json.loads((at/'processes'/'rank-0.json').read_text()) == dict(state='trained', error='', processes=2)
 
 def test_a_launcher_of_ones_own(tmp_path):
     "torchrun with the words of the command: the first process goes on to the scores."
-    said = run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'brainrecon.jobs.launch', *ALIGN, f'out={tmp_path/"run"}'], BRAINRECON_RUNS=str(tmp_path/'runs'))
-    status = json.loads((tmp_path/'run'/'status.json').read_text()); assert status['state'] == 'finished' and len(status['attempts']) == 1 and 'labram-seed0: already aligned' in said and (tmp_path/'run'/'report.html').exists()
+    finished_by_launcher(tmp_path/'run', run([*torchrun('--standalone', '--nproc_per_node', '2'), f'out={tmp_path/"run"}'], BRAINRECON_RUNS=str(tmp_path/'runs')))
+
+def test_several_machines(tmp_path, monkeypatch):
+    "The script for two machines, here both this one: told to stop, all save that very step and the job goes back into the queue; it comes again, and one of them scores."
+    fake, calls = tmp_path/'fake', tmp_path/'calls'; fake.mkdir()
+    for name, text in dict(scontrol='case "$2" in hostnames) echo localhost;; job) echo JobState=RUNNING;; *) echo "$@" >> CALLS;; esac', srun='''while [ "${1#-}" != "$1" ]; do case "$1" in --nodes=*) n=${1#*=};; esac; shift; done
+pids=; for i in $(seq $n); do "$@" & pids="$pids $!"; done; trap 'kill -TERM $pids' TERM
+code=0; for p in $pids; do while :; do wait $p; c=$?; kill -0 $p 2>/dev/null || break; done; [ $c = 0 ] || code=$c; done; exit $code''').items(): (fake/name).write_text('#!/bin/bash\n' + text.replace('CALLS', str(calls))); (fake/name).chmod(0o755)
+    at = tmp_path/'runs'/'mine'; words = [w if not w.startswith('align_steps') else 'align_steps=60' for w in ALIGN]; printed = run([COMMAND, 'run', *words, '--out', str(at), '--slurm', '--nodes', '2'], BRAINRECON_RUNS=str(tmp_path/'runs')); script = tmp_path/'job.sh'; script.write_text(printed)
+    with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
+    around = env | dict(PATH=f'{fake}:{os.environ["PATH"]}', SLURM_JOB_ID='7', SLURM_JOB_NODELIST='n[1-2]'); script.write_text(printed.replace('port=$((29500 + SLURM_JOB_ID % 1000))', f'port={port}'))
+    with subprocess.Popen(['bash', str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=around) as p:
+        said = ''
+        for t in p.stdout:
+            said += t
+            if re.search(r'align seed 0  step +(8|9|1\d)/60', t): break
+        p.send_signal(signal.SIGUSR1); said += p.stdout.read()
+    assert p.returncode == 75 and calls.read_text().startswith('requeue'), said; step = int(max(at.glob('readers/*/*/step-*.pt')).stem[5:]); assert 0 < step < 60
+    done = subprocess.run(['bash', str(script)], capture_output=True, text=True, env=around, timeout=300); assert done.returncode == 0 and f'goes on from step {step}' in done.stdout, done.stdout + done.stderr; finished_by_launcher(at, done.stdout)
 
 def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(tmp_path):
     "kill -9 of the second process: nobody waits for it for ever, and two processes that go on end as two that were left in peace, to the last bit."
@@ -168,10 +195,27 @@ def test_an_error_in_one_process_is_told(tmp_path):
     bad = [w if not w.startswith('align_lr') else 'align_lr=1e20' for w in ALIGN]; done = subprocess.run([COMMAND, 'run', *bad, '--processes', '2', '--out', str(tmp_path/'run')], capture_output=True, text=True, timeout=300, env=env | dict(BRAINRECON_RUNS=str(tmp_path/'runs')))
     assert done.returncode == 1 and 'training in 2 processes failed' in done.stderr and 'finite' in done.stderr, done.stderr
 
-def test_what_cannot_be_started(tmp_path):
+def test_what_cannot_be_started(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match='from 1'): launch_line(tmp_path, 0)
     with pytest.raises(ParameterError, match='accelerate config'): accelerate_file('nowhere.yaml', tmp_path)
+    monkeypatch.setenv('BRAINRECON_ACCELERATE', 'fsdp'); monkeypatch.delenv('BRAINRECON_PROCESSES', raising=False)
+    with pytest.raises(ParameterError, match='with one process'): wanted()
+    monkeypatch.setenv('BRAINRECON_PROCESSES', '2'); assert wanted() == (2, 'fsdp')
     assert json.loads(accelerate_file('fsdp', tmp_path).read_text())['distributed_type'] == 'FSDP' and 'accelerate.commands.launch' in launch_line(tmp_path, 2, 'fsdp')
+
+def test_drawings_of_a_job_do_not_depend_on_how_many_drew_them(tmp_path):
+    "The table of a job that draws and judges, alone and with the rows dealt out."
+    from brainrecon.jobs.fault_runs import job_line
+    for n in '12': said = run([*job_line('reconstruction/01_baselines', tmp_path/n), '--processes', n], BRAINRECON_RUNS=str(tmp_path/'runs'))
+    assert '2 processes' in said; one, two = (json.loads((tmp_path/n/'scores.json').read_text(encoding='utf-8'))['rows'] for n in '12'); assert len(one) == len(two) > 3
+    for a, b in zip(one, two): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a), (a, b)
+
+def how_many(rows): return np.full(len(rows), len(rows))
+
+def test_rows_that_are_worked_through_together_stay_together():
+    from brainrecon.core.pool import over_rows, pool_of, whole
+    with pool_of(3): many, few = over_rows(how_many, np.arange(100)), over_rows(how_many, np.arange(13))
+    assert many.tolist() == [32]*32 + [32]*32 + [36]*36 and whole == 16 and few.tolist() == [4]*4 + [5]*5 + [4]*4      # too few to keep sixteen together: shared evenly
 
 def test_drawings_are_dealt_out():
     "Three processes, a number of rows that they do not divide: each row is drawn as alone, up to rounding."
@@ -181,3 +225,7 @@ def test_drawings_are_dealt_out():
     d, test = packaged_mindhier(device='cpu'), load_embedded('fmri', 1, snr_db=-6., exemplars=2).valid.average()[:13]; one = d.draw(test, 2, 5)
     with pool_of(3): assert pools; many = d.draw(test, 2, 5)
     assert not pools and one.shape == many.shape == (13, 2, 128, 128, 3) and (one != many).mean() < 1e-3 and np.abs(one.astype(int) - many).mean() < .05
+    test = load_embedded('fmri', 1, snr_db=-6., exemplars=2).valid.average()[:36]; torch.set_num_threads(1); one = d.draw(test, 1, 5)
+    with pool_of(2): many = d.draw(test, 1, 5)
+    assert np.array_equal(one, many), 'enough rows for each: the same batches, and the same pictures'
+

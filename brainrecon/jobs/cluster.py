@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['carried', 'watching', 'asked_of', 'Cluster', 'grid', 'run_commands', 'clock_text', 'header', 'surroundings',
-           'as_script', 'cancelled', 'Command', 'executor_for', 'submit', 'slurm_words', 'slurm_asked', 'cluster_of',
-           'obey_slurm', 'absent', 'obey_run', 'need_words', 'obey_need']
+           'over_nodes', 'as_script', 'cancelled', 'Command', 'executor_for', 'submit', 'slurm_words', 'slurm_asked',
+           'cluster_of', 'launch_words', 'launch_given', 'obey_slurm', 'say_absent', 'obey_run', 'need_words',
+           'obey_need']
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #deeb6572
 import itertools, math, os, re, shlex, shutil, signal, subprocess, sys, time
@@ -14,7 +15,7 @@ from pathlib import Path
 from ..core.checks import ParameterError, folder as folder_of, need
 from ..core.offline import offline_words
 from .launch import check_accelerate
-from .parameters import find_job, may_run, parse_given, resolve
+from .parameters import find_job, may_run, parse_given, resolve, split_values
 from .run import RunFailed
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #f3b8b2bc
@@ -31,6 +32,7 @@ class Cluster:
     memory: float = 8.         # GB
     hours: float = 4.          # after which it is stopped, and goes back into the queue
     at_once: int = 0           # jobs of an array that run at the same time; 0: as many as there is room for
+    nodes: int = 1             # machines that train one job together
     notice: int = 120          # seconds between the signal and the end
     tries: int = 20            # times that it goes back into the queue
     network: bool = False      # may compute nodes use it?
@@ -42,7 +44,7 @@ class Cluster:
         plain = dict(name=self.name, partition=self.partition, account=self.account) | {f'more: {t}': t for t in self.more}
         for k, v in plain.items():
             if not re.fullmatch(r'[A-Za-z0-9_.-]+' if k == 'name' else r'[A-Za-z0-9_.,:+@=/%-]*', v) or (k.startswith('more') and ('=' not in v or v.partition('=')[0] in ('array', 'signal', 'requeue', 'job-name', 'output'))): raise ParameterError(f'`{k.partition(":")[0]}` is {v!r};', 'a plain word was expected, for `more` a name, an equals sign and a value.', 'SLURM reads it from a line of the script.', 'Write it without blanks and quotes.')
-        for k, least in (('gpus', 0), ('cpus', 1), ('memory', .1), ('hours', 1/60), ('at_once', 0), ('notice', 10), ('tries', 0)):
+        for k, least in (('gpus', 0), ('cpus', 1), ('memory', .1), ('hours', 1/60), ('at_once', 0), ('nodes', 1), ('notice', 10), ('tries', 0)):
             if not least <= getattr(self, k) < 1e6: raise ParameterError(f'`{k}` is {getattr(self, k)};', f'a number from {least:.3g} on was expected.', '', 'Give another.')
         if self.notice >= self.hours*3600: raise ParameterError(f'`notice` is {self.notice} seconds of {self.hours:g} hours;', 'less than the whole time was expected.', 'It is the time to save in, before the end.', 'Ask for more hours.')
 
@@ -53,9 +55,9 @@ def grid(
     "Every combination of the values of several parameters."
     out, seen = [], set()
     for text in axes:
-        name, equals, values = text.partition('='); each = re.findall(r'\[[^\]]*\]|[^,\[\]]+', values)
+        name, equals, values = text.partition('='); each = split_values(values)
         if not equals or not name or not each or name in seen: raise ParameterError(f'{text!r} is no axis of a grid;', 'a parameter and its values were expected, each parameter once.', 'Each value becomes a job.', 'Write `subjects=1,2,3 seeds=0,1`.')
-        seen.add(name); out.append([f'{name}={v.strip()}' for v in each])
+        seen.add(name); out.append([f'{name}={v}' for v in each])
     return [list(words) for words in itertools.product(*out)]
 
 def run_commands(
@@ -87,7 +89,7 @@ def header(
     o:Cluster,  # what is asked for
 )->list:        # of lines
     "What SLURM reads of a script."
-    rows = {'job-name': o.name, 'output': 'slurm-%x-%A_%a.log' if n > 1 else 'slurm-%x-%j.log', 'open-mode': 'append', 'partition': o.partition, 'account': o.account, 'nodes': 1, 'ntasks': 1, 'cpus-per-task': o.cpus,
+    rows = {'job-name': o.name, 'output': 'slurm-%x-%A_%a.log' if n > 1 else 'slurm-%x-%j.log', 'open-mode': 'append', 'partition': o.partition, 'account': o.account, 'nodes': o.nodes, 'ntasks': o.nodes, 'cpus-per-task': o.cpus,
         'mem': f'{round(o.memory*1024)}M', 'time': clock_text(o.hours), 'gres': f'gpu:{o.gpus}' if o.gpus else '', 'array': f'0-{n-1}' + f'%{o.at_once}'*bool(o.at_once) if n > 1 else '', **dict(t.split('=', 1) for t in o.more)}
     return [*(f'#SBATCH --{k}={v}' for k, v in rows.items() if v != ''), '#SBATCH --requeue', f'#SBATCH --signal=B:USR1@{o.notice}']
 
@@ -112,11 +114,11 @@ queue_again() {
 # a signal to this script is passed on to the command, which saves and ends with 75
 signals=0 asked='' child='' late=''
 watch() {
-    sleep 1 >/dev/null 2>&1; kill -s "$asked" "$child" 2>/dev/null      # once more: a command that is just being started can miss the first
+    sleep 1 >/dev/null 2>&1; kill -s "${tell:-$asked}" "$child" 2>/dev/null      # once more: a command that is just being started can miss the first
     [ "$asked" = USR1 ] || return
     sleep LATE >/dev/null 2>&1; echo "it did not save in time, and goes on from where it saved before"; queue_again
 }
-deliver() { kill -s "$asked" "$child" 2>/dev/null; [ -n "$late" ] || { watch & late=$!; }; }
+deliver() { kill -s "${tell:-$asked}" "$child" 2>/dev/null; [ -n "$late" ] || { watch & late=$!; }; }
 pass_on() { signals=$((signals+1)); asked=$1; echo "signal $1: passed on to the command"; [ -z "$child" ] || deliver; }
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
@@ -125,6 +127,7 @@ trap 'pass_on TERM' TERM
 while seen=$signals; wait "$child"; code=$?; [ "$signals" != "$seen" ]; do :; done
 [ -z "$late" ] || kill "$late" 2>/dev/null
 case "$asked $code" in "USR1 138"|"TERM 143") code=75;; esac    # it was ended before it could listen
+[ -z "$asked" ] || [ -z "$run" ] || ! grep -qs '"state": "stopped"' "$run/processes/rank-0.json" || code=75    # launchers on several machines end with 1 whatever the cause
 
 # 75: stopped in time, try again. Everything else is the end
 [ "$code" = 75 ] || exit "$code"
@@ -134,18 +137,34 @@ exit 75
 '''
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #e17b6745
+def over_nodes(
+    words:list,  # a command, `brainrecon run ...`
+    o:Cluster,   # what is asked for
+)->str:          # of bash
+    "The same job, started by a launcher on each machine; and where its run folder is."
+    words, given, nodes = list(map(str, words)), {}, o.nodes
+    if words[:2] != ['brainrecon', 'run']: raise ParameterError(f'{shlex.join(words)} on {nodes} machines:', '`brainrecon run ...` was expected.', '', 'Use one machine.')
+    for k in ('--out', '--processes', '--accelerate', '--jobs'):
+        if k in words: i = words.index(k); given[k] = words[i + 1]; del words[i:i + 2]
+    for k, do in (('--accelerate', 'Share batches, without it, or take one machine with more GPUs.'), ('--jobs', 'Set BRAINRECON_JOBS and BRAINRECON_TRUST before you make the script.')):
+        if k in given: raise ParameterError(f'`{k}` was given with `--nodes {nodes}`;', 'one machine was expected.', 'The launcher of each machine has no such word.', do)
+    if '--out' not in given: raise ParameterError(f'`--nodes {nodes}` was given without `--out`;', 'a run folder that all machines see was expected.', 'Each has to find it by its name.', 'Add `--out DIR`, on a shared disk.')
+    launcher = f'srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 python -m torch.distributed.run --nnodes={nodes} --nproc-per-node={given.get("--processes", max(1, o.gpus))} --rdzv-backend=c10d --rdzv-endpoint="$head:$port" --rdzv-id="$SLURM_JOB_ID"'
+    return f'{launcher} -m brainrecon.jobs.launch {shlex.join([*words[2:], "--out", given["--out"]])}; run={shlex.quote(given["--out"])}'
+
 def as_script(
     commands:list,          # lists of words, one for each job
     options:Cluster=None,   # what is asked for
 )->str:                     # of bash
     "A script for `sbatch` that runs these commands, one for each index of an array."
-    o = options or Cluster(); quoted = [shlex.join(map(str, c)) for c in commands]
+    o = options or Cluster(); quoted = [over_nodes(c, o) if o.nodes > 1 else shlex.join(map(str, c)) for c in commands]
     if not commands: raise ParameterError('there is no command;', 'at least one was expected.', '', 'Give one list of words for each job.')
     if odd := next((c for c in [*quoted, o.folder, o.python] if re.search(r'[\x00\r\n]', c)), None): raise ParameterError(f'{odd!r} holds a line end;', 'one line for each command was expected.', '', 'Write the value into a recipe.')
     made = surroundings(o); front = made.pop('PATH')
     lines = ['#!/bin/bash', *header(len(commands), o), '', f'# {len(commands)} job{"s"*(len(commands) > 1)} of brainrecon. Look it over, keep it as job.sh, then: sbatch job.sh', '', '# the environment in which it was made',
-        f'cd -- {shlex.quote(o.folder or os.getcwd())} || exit 1', f'export PATH={shlex.quote(front)}:"$PATH"', *(f'export {k}={shlex.quote(v)}' for k, v in made.items()),
-        '', '# one command for each index of the array' if len(commands) > 1 else '# the command', 'case "${SLURM_ARRAY_TASK_ID:-0}" in', *(f'{i}) set -- {c};;' for i, c in enumerate(quoted)), '*) echo "there is no command ${SLURM_ARRAY_TASK_ID}" >&2; exit 2;;', 'esac']
+        f'cd -- {shlex.quote(o.folder or os.getcwd())} || exit 1', f'export PATH={shlex.quote(front)}:"$PATH"', *(f'export {k}={shlex.quote(v)}' for k, v in made.items()), *(['', '# where the launchers of all machines meet', 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) port=$((29500 + SLURM_JOB_ID % 1000))', f'export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={max(10, o.notice - 30)}'] if o.nodes > 1 else []), f'export BRAINRECON_GRACE={max(5, o.notice - 30)}      # seconds in which it may save',
+        '', f"tell={'TERM' if o.nodes > 1 else ''} run=''      # the signal that is passed on, if not that which came; and the run folder, if the command cannot say how it ended",
+        '# one command for each index of the array' if len(commands) > 1 else '# the command', 'case "${SLURM_ARRAY_TASK_ID:-0}" in', *(f'{i}) set -- {c};;' for i, c in enumerate(quoted)), '*) echo "there is no command ${SLURM_ARRAY_TASK_ID}" >&2; exit 2;;', 'esac']
     return '\n'.join(lines) + '\n' + watching.replace('TRIES', str(o.tries)).replace('LATE', str(max(1, o.notice - 20)))
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #a2a43aa9
@@ -165,7 +184,7 @@ class Command:
     ): self.surroundings, self.folder, self.tries, self.notice, self.child = surroundings, folder, tries, notice, None
     def __call__(self, words:list)->int:
         usr = need('submitit', 'slurm').JobEnvironment.USR_SIG; path = f'{self.surroundings["PATH"]}{os.pathsep}{os.environ.get("PATH", "")}'
-        self.child = subprocess.Popen(['sh', '-c', f"trap '' {usr}; exec \"$@\"", 'sh', *map(str, words)], cwd=self.folder, env=os.environ | self.surroundings | dict(PATH=path))
+        self.child = subprocess.Popen(['sh', '-c', f"trap '' {usr}; exec \"$@\"", 'sh', *map(str, words)], cwd=self.folder, env=os.environ | self.surroundings | dict(PATH=path, BRAINRECON_GRACE=str(max(1, int(.75*self.notice)))))
         os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT); code = self.child.wait()      # not `wait` alone: it holds a lock that `checkpoint` would wait for
         if code == 75 and not cancelled(): os.kill(os.getpid(), getattr(signal, f'SIG{usr}')); time.sleep(1)      # submitit itself takes it from here
         if code: raise RunFailed(f'{shlex.join(map(str, words))} ended with code {code};', '0 was expected.', '', 'Its own words stand in this log.')
@@ -202,7 +221,9 @@ def submit(
     local:bool=False,      # on this machine, without SLURM
 )->list:                   # of submitit's jobs
     "Hand in these commands, as an array if there are several; on this machine, a few at a time."
-    o = options or Cluster(); ex = executor_for(o, local); one = Command(surroundings(o), o.folder or os.getcwd(), o.tries, o.notice); jobs = []
+    o = options or Cluster()
+    if o.nodes > 1: raise ParameterError(f'`--nodes {o.nodes}` was given with `--{"local" if local else "submit"}`;', 'the script was expected.', 'submitit starts one process on one machine.', 'Print it with `--slurm > job.sh`, then `sbatch job.sh`.')
+    ex = executor_for(o, local); one = Command(surroundings(o), o.folder or os.getcwd(), o.tries, o.notice); jobs = []
     if not local: return ex.map_array(one, commands) if len(commands) > 1 else [ex.submit(one, c) for c in commands]
     for c in commands:
         while sum(not j.done() for j in jobs) >= (o.at_once or 1): time.sleep(.1)
@@ -210,7 +231,7 @@ def submit(
     return jobs
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #f41a62cd
-asked_of = dict(partition='', account='', gpus=0, cpus=2, memory=8., hours=4., at_once=0)    # options that become those of `Cluster`
+asked_of = dict(partition='', account='', gpus=0, cpus=2, memory=8., hours=4., at_once=0, nodes=1, notice=120)    # options that become those of `Cluster`
 
 def slurm_words(
     parser,            # an argparse parser
@@ -221,8 +242,8 @@ def slurm_words(
     g.add_argument('--slurm', action='store_true', help='print the script for SLURM; nothing is run')
     g.add_argument('--submit', action='store_true', help='hand it in, with submitit')
     g.add_argument('--local', action='store_true', help='hand it in on this machine, without SLURM, and wait')
-    if array: g.add_argument('--array', nargs='+', metavar='NAME=A,B', default=[], help='a job for each combination of values, such as subjects=1,2,3 seeds=0,1')
-    for k, (kind, metavar, text) in dict(partition=(str, 'P', 'queue'), account=(str, 'A', 'who pays'), gpus=(int, 'N', 'graphics cards of a job'), cpus=(int, 'N', 'processors of a job, 2'), memory=(float, 'GB', 'of a job, 8'), hours=(float, 'H', 'of a job, 4'), at_once=(int, 'N', 'jobs that run at the same time')).items():
+    if array: g.add_argument('--array', nargs='+', metavar='NAME=A,B', default=[], help='a job for each combination of values, such as subjects=1,2,3 seeds=0,1; a list in brackets')
+    for k, (kind, metavar, text) in dict(partition=(str, 'P', 'queue'), account=(str, 'A', 'who pays'), gpus=(int, 'N', 'graphics cards of a job'), cpus=(int, 'N', 'processors of a job, 2'), memory=(float, 'GB', 'of a job, 8'), hours=(float, 'H', 'of a job, 4'), at_once=(int, 'N', 'jobs that run at the same time'), nodes=(int, 'N', 'machines that train one job together, each with so many processes, processors and GPUs; with --out'), notice=(int, 'S', 'seconds between the signal and the end, 120; longer where an update or a checkpoint takes longer')).items():
         g.add_argument(f'--{k.replace("_", "-")}', type=kind, metavar=metavar, help=text)
     g.add_argument('--sbatch', action='append', metavar='NAME=VALUE', default=[], help='another option of sbatch, such as qos=long')
     g.add_argument('--network', action='store_true', help='compute nodes may use the network')
@@ -243,6 +264,26 @@ def cluster_of(
     "What was asked for."
     return Cluster(re.sub(r'[^A-Za-z0-9_.-]+', '-', name), **{k: v for k in asked_of if (v := getattr(args, k, None)) is not None}, network=args.network, more=tuple(args.sbatch))
 
+# %% ../../nbs/08_jobs/11_cluster.ipynb #lnch0002
+def launch_words(
+    parser,  # an argparse parser
+):
+    "Add the options for several processes, and for machines without a network."
+    parser.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; one if not said')
+    parser.add_argument('--accelerate', metavar='C', default='', help='how they are started: fsdp, or a configuration of accelerate')
+    parser.add_argument('--offline', action='store_true', help='nothing is fetched')
+
+def launch_given(
+    args,  # from a parser with `launch_words` and `slurm_words`
+)->list:
+    "What was said of several processes, checked, as words of `brainrecon run`."
+    if args.processes < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
+    if args.gpus and args.processes > args.gpus: raise ParameterError(f'--processes {args.processes} with --gpus {args.gpus}:', 'a GPU for each process was expected.', 'Two processes on one GPU wait for each other.', f'Ask for --gpus {args.processes}.')
+    if args.network and args.offline: raise ParameterError('`--network` and `--offline` were given;', 'one of them was expected.', 'They say the opposite.', 'Leave one out.')
+    if args.accelerate: check_accelerate(args.accelerate)
+    if args.accelerate and args.processes < 2: raise ParameterError(f'`--accelerate {args.accelerate}` with one process:', 'two processes or more were expected.', 'What a configuration shares needs somebody to share it with.', 'Say how many: `--processes 4`, one for each GPU.')
+    return [w for k in ('processes', 'accelerate') if (v := getattr(args, k)) for w in (f'--{k}', str(v))]
+
 # %% ../../nbs/08_jobs/11_cluster.ipynb #5ca5de4d
 def obey_slurm(
     args,           # from a parser with `slurm_words`
@@ -253,6 +294,7 @@ def obey_slurm(
     o, say = cluster_of(args, name), lambda text: print(text, file=sys.stderr, flush=True)
     if not (args.submit or args.local):
         print(as_script(commands, o), end='')
+        say(f'each asks for {o.memory:g} GB, {o.cpus} processors, {o.gpus or "no"} GPU{"s"*(o.gpus > 1)} and {o.hours:g} hours' + f' on each of {o.nodes} machines'*(o.nodes > 1) + '; --memory, --cpus, --gpus and --hours change it.')
         say(f'{len(commands)} job{"s"*(len(commands) > 1)}; nothing was handed in. Keep it: ... --slurm > job.sh, then sbatch job.sh; or add --submit.'); return 0
     jobs = submit(commands, o, args.local); say(f'handed in: {", ".join(j.job_id for j in jobs)}; logs: {jobs[0].paths.folder}' + ('' if args.local else '; `squeue --me` shows them, `scancel` ends them'))
     if not args.local: return 0
@@ -260,13 +302,15 @@ def obey_slurm(
     for j in bad: say(f'job {j.job_id} failed, see {j.paths.stderr}')
     say(f'{len(jobs)-len(bad)} of {len(jobs)} ended well'); return 1 if bad else 0
 
-def absent(
-    job:str, recipe, given:list, axes:list,  # as for `run_commands`
-)->list:                                     # of names
-    "What the jobs of a grid need and is not here; who varies only in seeds needs the same."
+def say_absent(
+    runs:list,  # of (job, recipe, texts of name and value)
+    jobs='',    # another folder of jobs
+):
+    "Say what jobs without a network need and is not here; who varies only in seeds needs the same."
     from brainrecon.jobs.needs import needs
-    points = dict.fromkeys(tuple(w for w in point if not w.startswith('seed')) for point in grid(list(axes)))
-    return list(dict.fromkeys(n.name for point in points for n in needs(job, recipe, [*given, *point]) if n.must and not n.here))
+    some = dict.fromkeys((job, str(recipe or ''), tuple(w for w in given if not w.startswith('seed'))) for job, recipe, given in runs); lost = {}
+    for job, recipe, given in some: lost |= {n.name: job for n in needs(job, recipe, given, jobs) if n.must and not n.here}
+    if lost: print(f'absent: {"; ".join(lost)}. Jobs without a network will end with an error. `brainrecon need {next(iter(lost.values()))} ...` lists the commands that fetch them.', file=sys.stderr, flush=True)
 
 def obey_run(
     args,       # of `brainrecon run`, with name, recipe, out, again, and perhaps processes and accelerate
@@ -274,13 +318,9 @@ def obey_run(
 )->int:         # exit code
     "`brainrecon run ... --slurm`."
     if args.again: raise ParameterError('`--again` was given with `--slurm`;', 'a run that goes on was expected.', 'A job that goes back into the queue would begin anew each time.', 'Give a new folder instead: `--out`.')
-    if args.network and args.offline: raise ParameterError('`--network` and `--offline` were given;', 'one of them was expected.', 'They say the opposite.', 'Leave one out.')
-    if (args.processes or 0) < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
-    if args.gpus and (args.processes or 0) > args.gpus: raise ParameterError(f'--processes {args.processes} with --gpus {args.gpus}:', 'a GPU for each process was expected.', 'Two processes on one GPU wait for each other.', f'Ask for --gpus {args.processes}.')
-    if args.accelerate: check_accelerate(args.accelerate)
-    more = [w for k in ('processes', 'accelerate') if (v := getattr(args, k, None)) for w in (f'--{k}', str(v))]
+    more = launch_given(args); cluster_of(args, args.name)      # a wrong option is told before anything is read
     commands = run_commands(args.name, args.recipe, rest, args.array, args.out or '', more, args.jobs or '')
-    if not args.network and not args.jobs and (lost := absent(args.name, args.recipe, rest, args.array)): print(f'absent: {"; ".join(lost)}. Jobs without a network will end with an error. `brainrecon need {args.name} ...` lists the commands that fetch them.', file=sys.stderr, flush=True)
+    if not args.network: say_absent([(args.name, args.recipe, [*rest, *point]) for point in grid(list(args.array))], args.jobs)
     return obey_slurm(args, commands, args.name)
 
 # %% ../../nbs/08_jobs/11_cluster.ipynb #60ca57a0
@@ -288,9 +328,10 @@ def need_words(
     word,  # adds a word to a parser
 ):
     "`brainrecon need`."
-    p = word('need', 'list what a job reads from disk, what of it is here, and the commands that fetch the rest', usage='brainrecon need JOB [--recipe R] [parameter=value ...]')
-    p.add_argument('name', metavar='JOB', help='such as avde/05_swap; see `brainrecon jobs`')
+    p = word('need', 'list what a job reads from disk, what of it is here, and the commands that fetch the rest', usage='brainrecon need JOB [--recipe R] [--jobs DIR] [parameter=value ...]')
+    p.add_argument('name', metavar='JOB', help='such as avde/05_swap; see `brainrecon jobs`; or a sweep, such as paper-table')
     p.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
+    p.add_argument('--jobs', metavar='DIR', default='', help='another folder of jobs')
 
 def obey_need(
     args,       # from the parser
@@ -298,4 +339,7 @@ def obey_need(
 )->int:         # exit code
     "`brainrecon need JOB`, which reads the table of data sets and takes some seconds."
     from brainrecon.jobs.needs import print_needs
-    return print_needs(args.name, args.recipe, rest)
+    from brainrecon.jobs.sweep import read_sweep
+    if '/' in args.name and not args.name.endswith(('.yml', '.yaml')): return print_needs(args.name, args.recipe, rest, args.jobs)
+    if args.recipe or rest: raise ParameterError(f'{args.name!r} is a sweep, and a sweep says its values itself;', 'a name alone was expected.', '', 'Leave the rest away, or name a job.')
+    runs = read_sweep(args.name, args.jobs or None)[2]; return max(print_needs(w.job.name, w.recipe or None, w.words[4 if w.recipe else 2:], args.jobs) for w in runs)

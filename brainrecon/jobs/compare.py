@@ -129,6 +129,7 @@ def score_groups(
         if papers and not simulated: lines += beside_papers(lines)
         order = list(dict.fromkeys(l['measure'] for l in lines))
         lines.sort(key=lambda l: (order.index(l['measure']), l['status'] == 'reported by the paper'))
+        for l in lines: l['alike'] = any(m['run'] != l['run'] and all(m[k] == l[k] for k in ('method', 'what', 'measure', 'control', 'protocol', 'selection', 'note')) for m in lines)     # only their runs tell them apart
     return dict(sorted(out.items(), key=lambda kv: kv[0][0]))
 
 # %% ../../nbs/08_jobs/09_compare.ipynb #2efd5a6f

@@ -174,7 +174,7 @@ def score_line(
     t = line_texts(l); paper = l['status'] == 'reported by the paper'
     words = [w for w in t['marks'].split(', ') if w] + ['control']*bool(l['control']) + ['a paper']*paper
     marks = ''.join(tag('span', esc(w), class_='tag' if w in ('simulated', 'not run', 'control', 'a paper') else 'tag flag') for w in words)
-    under = ''.join(tag('div', x, class_='soft') for x in (marks, '' if paper or l['what'] == t['method'] else esc(l['what']), '' if paper else esc(l['note'])) if x)
+    under = ''.join(tag('div', x, class_='soft') for x in (marks, '' if paper or l['what'] == t['method'] else esc(l['what']), '' if paper else esc(l['note']), esc(f'run {l["run"]}') if l.get('alike') else '') if x)
     said = '<br>'.join(f"{shown(r['value'])} <small>{esc(r['source'])}{'' if paper else esc(''.join(', ' + f for f in r['flags']))}</small>" for r in l['reported'] or []) or '-'
     made = ', '.join(x for x in (t['device'], t['commit']) if x != '-') or '-'
     ours = t['ours'].replace(' [', ' <small>[') + '</small>'*('[' in t['ours'])

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['labram', 'side', 'paint', 'few', 'two', 'trained', 'closed', 'jobs_to_break', 'fault_words', 'undisturbed_at',
            'needed', 'job_line', 'undisturbed', 'attempts_of', 'checked_run', 'lot_of', 'kill_run', 'try_kills',
-           'try_full', 'try_damage', 'break_job', 'fault_rows', 'show_kills']
+           'try_full', 'try_damage', 'break_job', 'fault_rows', 'break_jobs', 'check_faults', 'show_kills']
 
 # %% ../../nbs/08_jobs/10a_fault_runs.ipynb #69f7956c
 import shutil, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from ..core.checks import known, rng, writable
 from ..core.files import load_json, save_json
@@ -61,7 +62,7 @@ def job_line(
 )->list:         # the command, word by word
     "The command that a user types, with the sizes of the table."
     values = {k: str(undisturbed_at(whole, v[1:-1])) if isinstance(v, str) and v[:1] == '{' else v for k, v in jobs_to_break[known(job, jobs_to_break, 'job')].items()}
-    return [sys.executable, '-c', 'import sys; from brainrecon.jobs.cli import main; sys.exit(main())', 'run', job, '--out', str(out), *(f'{k}={v}' for k, v in values.items())]
+    return [sys.executable, '-P', '-c', 'import sys; from brainrecon.jobs.cli import main; sys.exit(main())', 'run', job, '--out', str(out), *(f'{k}={v}' for k, v in values.items())]
 
 # %% ../../nbs/08_jobs/10a_fault_runs.ipynb #1ae3f04e
 def undisturbed(
@@ -217,11 +218,37 @@ def fault_rows(
 )->list:           # of rows for `run.scores`
     "A row for each job and fault: the share of faults after which the run ended as if there had been none."
     rows = []
-    for r in (r for r in results if r['n']):
+    for r in results:
+        if not r['n']: rows.append(dict(what=f'{r["job"]}, {fault_words[r["fault"]]}', measure='same to the last bit', value=None, status='not run', simulated=True, note='no run was caught in a state that could be damaged')); continue
         at_write = sum(c['kind'] == 'write' for c in r.get('cuts', [])); note = f'{at_write} of {r["n"]} at a checkpoint\'s write, over {r["runs"]} runs' if 'cuts' in r else ''
         rows.append(dict(what=f'{r["job"]}, {fault_words[r["fault"]]}', measure='same to the last bit', value=r['same']/r['n'], n=r['n'], simulated=True, better='higher', note='; '.join(filter(None, [note, *r['odd'][:3]]))))
     return rows
 
+# %% ../../nbs/08_jobs/10a_fault_runs.ipynb #brk00714
+def break_jobs(
+    names:list,         # some of `jobs_to_break`
+    folder,             # of all fault tests
+    parallel:int=1,     # jobs that are broken at a time
+    log=print,          # takes each line
+    **how,              # to `break_job`
+)->list:                # of results, in the order of the names
+    "Several jobs, a few at a time; runs that others read are made first."
+    for other in dict.fromkeys(o for n in names for o in needed(n)): undisturbed(other, Path(folder)/'undisturbed', log)
+    pool = ThreadPoolExecutor(parallel)
+    try: return [r for rs in pool.map(lambda n: break_job(n, folder, log=log, **how), names) for r in rs]
+    finally: pool.shutdown(cancel_futures=True)
+
+# %% ../../nbs/08_jobs/10a_fault_runs.ipynb #chkflt01
+def check_faults(
+    results:list,  # from `try_kills`, `try_full` and `try_damage`
+):
+    "A `FaultFailed` if a run did not end as if nothing had happened, or if a job that trains was never killed at a checkpoint's write."
+    odd = [f'{r["job"]}, {fault_words[r["fault"]]}: {o}' for r in results for o in r['odd']]
+    if odd: raise FaultFailed(f'{len(odd)} things are not as they should be: {"; ".join(odd[:5])};', 'every run was to end as if nothing had happened.', '', 'The folders of these runs were left: compare them with the undisturbed ones.')
+    never = [r['job'] for r in results if r['fault'] == 'killed' and r['job'] in trained and r['n'] >= 10 and not any(c['kind'] == 'write' for c in r['cuts'])]
+    if never: raise FaultFailed(f'{", ".join(never)}: no kill came while a checkpoint was being written;', 'at least one was expected among ten.', 'That is the moment at which a file could be left half written.', 'Give another seed.')
+
+# %% ../../nbs/08_jobs/10a_fault_runs.ipynb #chkflt04
 def show_kills(
     results:list,  # from `try_kills`
 ):                 # a figure

@@ -173,9 +173,10 @@ def needs(
     job:str,       # its name
     recipe=None,   # of the job
     given=(),      # texts of name and value
+    at=None,       # another folder of jobs
 )->list:           # of Need, each thing once
     "What a job with these values reads that does not come with this library."
-    found = find_job(job); values = {k: p.value for k, p in resolve(found, recipe, parse_given(found, list(given))).items()}
+    found = find_job(job, at or None); values = {k: p.value for k, p in resolve(found, recipe, parse_given(found, list(given)), at or None).items()}
     if found.name == 'data/01_prepare': values = {k: v for k, v in values.items() if k != 'data'}      # without `root` it makes its own recordings
     whole = whole_values(values); every = [*folder_needs(values), *data_needs(whole), *weight_needs(whole), *judge_needs(values)]; every.sort(key=lambda n: not n.must)
     return [n for i, n in enumerate(every) if n.name not in {m.name for m in every[:i]}]
@@ -185,9 +186,10 @@ def print_needs(
     job:str,       # its name
     recipe=None,   # of the job
     given=(),      # texts of name and value
+    at=None,       # another folder of jobs
 )->int:            # exit code: 0 if all that is needed is here
     "Print the list and the commands."
-    found = needs(job, recipe, given); wide = max((len(n.name) for n in found), default=0); lost = [n for n in found if n.must and not n.here]
+    found = needs(job, recipe, given, at); wide = max((len(n.name) for n in found), default=0); lost = [n for n in found if n.must and not n.here]
     print(f'{job}' + (f' --recipe {recipe}' if recipe else '') + (' reads' if found else ' reads nothing that does not come with this library'))
     for n in found: print(f'  {"here" if n.here else "ABSENT" if n.must else "absent"}'.ljust(10) + f'{n.name.ljust(wide)}  {n.why}' + f', {n.size}'*bool(n.size) + ', the job does without'*(not n.must and not n.here))
     commands = list(dict.fromkeys(n.command for n in sorted(found, key=lambda n: not n.must) if n.command and not n.here))

@@ -61,12 +61,7 @@ class Record:
     @property
     def peak_mb(self):
         "The largest memory of an attempt, where it was measured; otherwise None."
-        found = [a['peak_mb'] for a in self.status.get('attempts', []) if a.get('peak_mb')]
-        return max([*found, *([self.used['peak_mb']] if self.used.get('peak_mb') else [])], default=None)
-    @property
-    def used(self)->dict:
-        "What a sweep measured while it ran; empty if none did."
-        return load_json(self.folder/'usage.json') if (self.folder/'usage.json').exists() else {}
+        return max((a['peak_mb'] for a in self.status.get('attempts', []) if a.get('peak_mb')), default=None)
     @property
     def touched(self)->float:
         "When its last attempt ended, or was last heard of."

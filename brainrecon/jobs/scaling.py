@@ -6,7 +6,7 @@
 __all__ = ['ladder', 'methods', 'axes', 'public_sets', 'TimedFit', 'timed_updates', 'noise', 'align', 'fuse', 'hierarchy',
            'maps_of', 'tokens_of', 'generator', 'timed_calls', 'ridge', 'draw', 'electrodes', 'one_size', 'sweep',
            'sweeps_of', 'fit_power', 'exponents', 'scaling_figure', 'scaling_rows', 'timed_preset', 'set_sizes',
-           'pretraining_plan', 'plan_rows']
+           'set_rows', 'pretraining_plan', 'plan_rows']
 
 # %% ../../nbs/08_jobs/07f_scaling.ipynb #55a9f824
 import math, time
@@ -25,6 +25,7 @@ from ..core.files import load_json, save_json
 from ..core.fit import Fit
 from ..core.show import chart, figure_style, palette
 from ..data.nsd_betas import n_voxels
+from ..data.simulated_meeg import ch63
 from ..decoders.avde_stages import Aligned, encoder_plan, make_encoder, small_labram
 from ..decoders.hvf import Pair
 from ..decoders.retrieval import Gallery, RidgeDecoder
@@ -64,8 +65,8 @@ def noise(seed:int, *shape, kind='float32')->np.ndarray:
 
 # %% ../../nbs/08_jobs/07f_scaling.ipynb #de8818fb
 def align(result, trials:int=512, n_chans:int=17, n_times:int=200, batch:int=64, d:int=256, encoder:str='labram', depth:int=4, **how):
-    "AVDE's first stage: an encoder of EEG, contrast and distance."
-    name, options = encoder_plan(encoder, 'eeg', n_times, small_labram(n_times, depth) if encoder == 'labram' else {})
+    "AVDE's first stage: an encoder of EEG, contrast and distance; `depth=0`: the encoder as published."
+    name, options = encoder_plan(encoder, 'eeg', n_times, small_labram(n_times, depth) if encoder == 'labram' else {}) if depth else (encoder, {})
     with seeded(0): net = Aligned(make_encoder(name, options, electrodes(n_chans), (n_chans, n_times), d))
     def loss(model, batch): e, s = model(batch[0]); return avde_loss(e, batch[1], s)
     timed_updates(result, net, loss, noise(1, trials, n_chans, n_times), noise(2, trials, d), batch=batch, **how)
@@ -131,7 +132,7 @@ methods = dict(align='AVDE, alignment', fuse='HVF, both sides', hierarchy='MindH
 # %% ../../nbs/08_jobs/07f_scaling.ipynb #7b776b40
 def electrodes(n:int)->list:
     "Names of so many electrodes, the back of the head first."
-    back = 'Oz O1 O2 POz PO3 PO4 PO7 PO8 Pz P1 P2 P3 P4 P5 P6 P7 P8'.split(); more = 'CPz CP1 CP2 CP3 CP4 CP5 CP6 TP7 TP8 Cz C1 C2 C3 C4 C5 C6 T7 T8 FCz FC1 FC2 FC3 FC4 FC5 FC6 FT7 FT8 Fz F1 F2 F3 F4 F5 F6 F7 F8 AFz AF3 AF4 AF7 AF8 Fp1 Fp2 Fpz'.split()
+    back = 'Oz O1 O2 POz PO3 PO4 PO7 PO8 Pz P1 P2 P3 P4 P5 P6 P7 P8'.split(); more = 'CPz CP1 CP2 CP3 CP4 CP5 CP6 TP7 TP8 Cz C1 C2 C3 C4 C5 C6 T7 T8 FCz FC1 FC2 FC3 FC4 FC5 FC6 FT7 FT8 Fz F1 F2 F3 F4 F5 F6 F7 F8 AFz AF3 AF4 AF7 AF8 Fp1 Fp2 Fpz'.split(); more += [c for c in ch63 if c not in back + more]
     if not 1 <= whole_number(n, 'n') <= len(back + more): raise ParameterError(f'n_chans={n}:', f'1 to {len(back + more)} were expected.', 'So many electrodes have a name here.', 'Take fewer.')
     return (back + more)[:n]
 
@@ -247,6 +248,10 @@ public_sets = {   # people, responses of each in training, numbers of each, bits
 def set_sizes()->pd.DataFrame:  # people, responses, GB
     "The public sets in numbers."
     return pd.DataFrame([dict(set=n, people=s['people'], responses=s['people']*s['trials'], gb=s['people']*s['trials']*math.prod(s['shape'])*s['bits']/8e9, source=s['source']) for n, s in public_sets.items()])
+
+def set_rows()->list:
+    "The sizes of the public sets as rows for `Run.scores`: products of what their papers say."
+    return [dict(what=f'{r.set}, everybody', measure='gigabytes of responses', value=None, status='not run', simulated=False, note=f'about {r.gb:,.0f} GB on paper: {r.people} people, {r.responses:,} responses; {r.source}') for r in set_sizes().itertuples()]
 
 def pretraining_plan(
     rates:dict,        # method -> dict(seconds, examples, note) of one update at full size, from `one_size`; or None: it was not measured

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.checks import ParameterError, UnknownError, known
 from ..core.files import load_json
-from .parameters import Job, find_job, find_parameter, inner, jobs_folder, kind_of, mistyped, parse_given, parse_text, read_yaml, resolve
+from .parameters import Job, find_job, find_parameter, inner, jobs_folder, kind_of, mistyped, no_own, parse_given, parse_text, read_yaml, resolve, split_values
 from .records import find_records, size_text, span, state_of
 from .run import fingerprint, folder_name
 
@@ -126,15 +126,16 @@ def read_sweep(
     at=None,  # another folder of jobs
 )->tuple:     # (name, title, list of `Wanted`)
     "The runs that a file asks for; an error that names the first one that cannot be."
-    path = sweep_path(name, at); spec = read_yaml(path)
+    path = sweep_path(name, at); spec = read_yaml(path, 'sweep')
     plain_name = re.sub(r'[^A-Za-z0-9_-]+', '_', path.stem).strip('_-')[:60] or 'own'      # it becomes the name of a folder
-    return plain_name, str((spec.get('title') if isinstance(spec, dict) else '') or ''), check_wanted(expand(spec, path.stem, at), path.stem)
+    found = expand(spec, path.stem, at); [no_own(n, v, f'the sweep {path.stem!r}') for w in found for n, v in w.given.items()]
+    return plain_name, str((spec.get('title') if isinstance(spec, dict) else '') or ''), check_wanted(found, path.stem)
 
 def sweeps(
     at=None,  # another folder of jobs
 )->dict:      # name -> (title, what it is about)
     "The sweeps of the library."
-    found = {p.stem: read_yaml(p) for p in inner(jobs_folder(at), 'sweeps/*.yml')}
+    found = {p.stem: read_yaml(p, 'sweep') for p in inner(jobs_folder(at), 'sweeps/*.yml')}
     return {n: (str(f.get('title', '')), ' '.join(str(f.get('about', '')).split())) for n, f in found.items() if isinstance(f, dict)}
 
 # %% ../../nbs/08_jobs/12_sweep.ipynb #6a7c4b6a
@@ -146,8 +147,8 @@ def parse_over(
     over = {}
     for text in texts:
         name, equals, rest = text.partition('='); p = find_parameter(job, name)
-        parts = [t for t in rest.split('|' if '|' in rest else ',') if t.strip()]
-        if not equals or not parts or name in over: raise ParameterError(f'`--over {text}`:', 'expected `name=value,value`, each name once.', '', 'Write `--over seeds=0,1,2`, or `--over "kinds=eeg|meg,fmri"` for lists.')
+        parts = split_values(rest)
+        if not equals or not parts or name in over: raise ParameterError(f'`--over {text}`:', 'expected `name=value,value`, each name once.', '', 'Write `--over seeds=0,1,2`, or `--over "kinds=eeg,[meg,fmri]"` where a value is itself a list.')
         try: over[name] = [parse_text(t, kind_of(p.default)) for t in parts]
         except (ValueError, KeyError, SyntaxError): raise mistyped(p, repr(rest), job.name) from None
     return over
@@ -167,7 +168,7 @@ def sweep_of(
 
 # %% ../../nbs/08_jobs/12_sweep.ipynb #11a2f5c2
 light = ('out', 'device', 'seed', 'data_seed', 'root', 'pictures', 'title', 'content')     # values that do not change what a run takes
-nearly = ('snr_eeg', 'snr_meg', 'snr_fmri', 'layout')      # values that hardly do
+nearly = ('snr_eeg', 'snr_meg', 'snr_fmri', 'layout', 'draws')      # values that hardly do
 listed = ('kinds', 'subjects', 'seeds')                    # lists in proportion to whose length it grows
 counted = re.compile(r'(^|_)(steps|epochs|samples)$')      # numbers in proportion to which it does
 
@@ -195,6 +196,8 @@ def earlier(
     for p in inner(jobs_folder(at), 'results/*.json'):
         k = load_json(p)
         if k.get('job') and k.get('seconds'): out.append(dict(job=k['job'], values=k.get('values', {}), seconds=k['seconds'], peak_mb=k.get('peak_mb'), name=f"{p.stem}, kept, {k.get('machine', 'another machine')}"))
+    for p in inner(jobs_folder(at), 'costs/*.json'):
+        k = load_json(p); out += [dict({n: r[n] for n in ('job', 'values', 'seconds', 'peak_mb')}, name=f"{p.stem}, kept, {k['machine']}") for r in k['runs']]
     return out
 
 # %% ../../nbs/08_jobs/12_sweep.ipynb #2d08c82a
