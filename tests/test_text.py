@@ -168,4 +168,4 @@ def test_weights_lie_where_those_of_the_pictures_lie(small, tmp_path, monkeypatc
 
 def test_an_absent_open_clip_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'open_clip', None)
-    with pytest.raises(MissingExtra, match=r'pip install -e "\.\[vision\]"'): T.load_text()
+    with pytest.raises(MissingExtra, match=r'brainrecon\[vision\]'): T.load_text()

@@ -181,4 +181,4 @@ def test_the_bend_is_that_of_the_weights(name, quick, monkeypatch, tmp_path):
 
 def test_an_absent_open_clip_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'open_clip', None)
-    with pytest.raises(MissingExtra, match=r'pip install -e "\.\[vision\]"'): V.load_encoder('open_clip:ViT-B-32/laion2b_s34b_b79k')
+    with pytest.raises(MissingExtra, match=r'brainrecon\[vision\]'): V.load_encoder('open_clip:ViT-B-32/laion2b_s34b_b79k')

@@ -13,6 +13,7 @@ from ..core.checks import ShapeError, check_finite, folder, known
 from ..core.files import plain
 from ..core.shelf import Shelf
 from ..data.pictures import Pictures
+from ..encoders.own_target import own_targets
 from ..encoders.vision import layer_part, lite_sizes, load_encoder
 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #a6c69c0d
@@ -42,6 +43,7 @@ def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple: 
     if not len(pictures): raise ShapeError('there are no pictures;', 'at least one was expected.', 'The choice of rows may be empty.', 'Look at `pictures.table`.')
     known(dtype, ['float32', 'float16'], 'dtype')
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
+    if isinstance(encoder, str) and encoder in own_targets: encoder = load_encoder(encoder, weights, device=device)     # it may have been entered anew
     if isinstance(encoder, str): encoder = loaded(encoder, weights, size=size if encoder in lite_sizes else None, device=device)
     for l in layers: layer_part(l, encoder.layers)
     return encoder, layers
@@ -49,7 +51,7 @@ def check_asked(pictures, encoder, layer, size, dtype, weights, device)->tuple: 
 # %% ../../nbs/03_alignment/00_feature_cache.ipynb #86fb7a75
 def features(
     pictures,               # `Pictures`
-    encoder='lite0',        # name for `load_encoder`, or an encoder
+    encoder='lite0',        # name for `load_encoder`, an encoder, or what `register_target` has entered
     layer='pooled',         # one of `encoder.layers`, or 'pixels', with a grid of its own or not: 'block2@4'; a list gives a dictionary, from one pass
     *, grid:int=1,          # blocks as means over the picture (1), over n x n fields (n), or whole maps (0)
     size:int=160,           # height and width that a named EfficientNet-Lite sees; None: as it was trained, which holds for all others

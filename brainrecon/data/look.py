@@ -179,11 +179,11 @@ def draw_maps(
     mean,          # `c t`
     at:list,       # moments, seconds
     times, info, sphere,
-    unit:str,
+    unit:str, limit:float=None, # largest value of the colours; the largest at these moments if None
 ):
     "Maps of the head at some moments, on one colour scale."
     topomap = need('mne.viz', 'meeg').plot_topomap; step = times[1] - times[0] if len(times) > 1 else 1
-    cols = [mean[:, int(np.abs(times - t).argmin())] for t in at]; limit = max(float(np.abs(c).max()) for c in cols) or 1.
+    cols = [mean[:, int(np.abs(times - t).argmin())] for t in at]; limit = limit or max(float(np.abs(c).max()) for c in cols) or 1.
     xy = flat_places(info, sphere); covers = xy[:, 1].max() > .5 and xy[:, 1].min() < -.5
     if sphere is None: info, sphere, covers = xy*.095, (0, 0, 0, .095), False    # a helmet: mne's usual sphere would be too small, and beyond the sensors nothing is known
     for ax, c, t in zip(axes, cols, at):

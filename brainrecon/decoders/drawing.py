@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['drawers', 'draw_seeds', 'check_some', 'as_parts', 'pictures_at', 'Drawer', 'ready', 'draw', 'ceiling', 'paint_all',
-           'paint_rows', 'check_n', 'refuse', 'save_drawer', 'load_drawer', 'blocks', 'MeanDrawer', 'small_pixels',
-           'large_picture', 'ridge_path', 'CodeRidge', 'LinearDrawer', 'NearestDrawer', 'decoder_file', 'shown_marks',
-           'keep_nearest', 'back_nearest', 'show_drawings', 'as_photo']
+           'paint_rows', 'check_codes', 'check_painted', 'check_n', 'refuse', 'save_drawer', 'load_drawer', 'blocks',
+           'MeanDrawer', 'small_pixels', 'large_picture', 'ridge_path', 'CodeRidge', 'LinearDrawer', 'NearestDrawer',
+           'decoder_file', 'shown_marks', 'keep_nearest', 'back_nearest', 'show_drawings', 'as_photo']
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #36a58cf1
 import hashlib, io
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError, UnknownError, known
+from ..core.checks import CheckpointError, LeakError, ParameterError, ShapeError, UnknownError, ValuesError, known
 from ..core.files import array_hash, load_arrays, save_arrays, sha256
 from ..core.pool import over_rows
 from ..core.show import as_images, chart, figure_style, shorter, tile
 from ..data.pictures import Pictures
 from ..data.splits import check_leak, refuse_test
 from ..data.trials import Trials
-from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, as_gallery, cosine, load_decoder, save_decoder
+from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, as_gallery, cosine, enter, load_decoder, save_decoder
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #86b5fa3c
 def draw_seeds(
@@ -68,7 +68,7 @@ drawers = {}       # kind -> class; every subclass that names its kind is entere
 class Drawer(ABC):
     "What everything that draws has in common; a subclass learns, reads and paints."
     kind, most = '', 1      # name in files, and how many different drawings of one response it has
-    def __init_subclass__(cls): drawers.update({cls.kind: cls} if cls.kind else {})
+    def __init_subclass__(cls): enter(cls, drawers)
     def __repr__(self): return f'{type(self).__name__}, ' + (f'fitted on {len(self.about["concepts"])} concepts, draws {" x ".join(map(str, self.about["shape"]))}' if hasattr(self, 'about') else 'not fitted')
     @abstractmethod
     def learn(self, train, valid, parts, gallery): "Learn from checked trials and pictures; called by `fit`."
@@ -126,11 +126,27 @@ def ceiling(self,
 
 def paint_all(self, codes, n, seeds)->np.ndarray:  # `b n h w 3`, uint8
     "The pictures of these codes; by several processes, where a job was asked for them."
-    return over_rows(paint_rows, codes, np.asarray(seeds), drawer=self, n=n)
+    codes = check_codes(self, codes, len(seeds)); return check_painted(self, over_rows(paint_rows, codes, np.asarray(seeds), drawer=self, n=n), len(codes), n)
 
 def paint_rows(codes, seeds, drawer, n)->np.ndarray:  # `b n h w 3`, uint8
     "The pictures of some of the codes."
     return drawer.paint(codes, n, seeds)
+
+# %% ../../nbs/06_decoders/02_drawing.ipynb #49e061ef
+def check_codes(drawer, codes, b:int)->np.ndarray:
+    "Refuse what was read, unless it is a row of plain numbers for each response or picture."
+    z = np.asarray(codes); who = type(drawer).__name__
+    if z.ndim < 2 or len(z) != b or z.dtype.kind not in 'fiu': raise ShapeError(f'{who} read {z.dtype} of shape {z.shape} from {b} responses or pictures;', f'numbers `b d` with {b} rows were expected.', '`code` and `truth` give one row for each.', f'Look at `{who}.code(trials)`.')
+    if not np.isfinite(z).all(): raise ValuesError(f'{who} read {int((~np.isfinite(z)).sum())} of {z.size} numbers that are not finite;', 'plain numbers were expected.', 'A division by a spread of zero gives NaN.', f'Look at `{who}.code(trials)` and `{who}.truth(pictures)`.')
+    return z
+
+def check_painted(drawer, img, b:int, n:int)->np.ndarray:  # `b n h w 3`, uint8
+    "Refuse what was painted, unless it is pictures of the right kind, number and size."
+    shape = (b, n, *drawer.about['shape'], 3); got = getattr(img, 'dtype', None), tuple(getattr(img, 'shape', ()))
+    if not isinstance(img, np.ndarray) or img.dtype != np.uint8 or img.shape != shape:
+        why, do = ('Numbers from 0 to 1 would be black as uint8.', 'Give `(img*255).round().clip(0, 255).astype("uint8")`.') if got[1] == shape else ('torch has colours first.', "Use `rearrange(img, 'b n c h w -> b n h w c')`.") if len(got[1]) == 5 and got[1][2] == 3 != got[1][-1] else ('The axis of drawings, or the size of the training pictures, may be missing.', 'Give `n` pictures of each code, as large as `self.about["shape"]`.')
+        raise ShapeError(f'{type(drawer).__name__} painted {f"{got[0]} of shape {got[1]}" if got[0] is not None else type(img).__name__} for {b} codes, {n} of each;', f'uint8 `b n h w 3` of shape {shape} was expected.', why, do)
+    return img
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #7c2126az
 def check_n(self, n):
@@ -148,13 +164,15 @@ def refuse(self,
 Drawer.ready, Drawer.draw, Drawer.ceiling, Drawer.paint_all, Drawer.check_n, Drawer.refuse = ready, draw, ceiling, paint_all, check_n, refuse
 Drawer.why_most = 'It has nothing random: a second drawing would be the first one again.'
 
-# %% ../../nbs/06_decoders/02_drawing.ipynb #33a08508
+# %% ../../nbs/06_decoders/02_drawing.ipynb #908e9791
 def save_drawer(
     drawer:Drawer,
     path,          # a .safetensors file
 )->Path:
     "Write a fitted drawer; training pictures are named in it and not copied."
-    meta, arrays = drawer.ready().keep(Path(path))
+    got = drawer.ready().keep(Path(path))
+    if not (isinstance(got, tuple) and len(got) == 2 and all(isinstance(d, dict) for d in got)): raise ParameterError(f'{type(drawer).__name__}.keep gives {type(got).__name__};', 'two dictionaries were expected.', 'A file holds plain values, and arrays.', 'Write `return dict(config=...), dict(weights=...)`.')
+    meta, arrays = got
     save_arrays(path, dict(meta, drawer=drawer.kind, about=drawer.about), **arrays)
     return Path(path)
 

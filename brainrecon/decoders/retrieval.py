@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['in_volts', 'decoders', 'Gallery', 'make_gallery', 'as_gallery', 'check_candidates', 'Scale', 'known_unit', 'plainly',
-           'same_unit', 'recording_of', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes',
-           'ContrastiveDecoder', 'shuffle_pairs', 'save_decoder', 'load_decoder']
+           'same_unit', 'recording_of', 'enter', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes',
+           'ContrastiveDecoder', 'shuffle_pairs', 'decoder_parts', 'save_decoder', 'decoder_from', 'load_decoder']
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #56ebe30d
 import inspect
@@ -24,6 +24,7 @@ from ..core.fit import Batches, Fit
 from ..data.pictures import Pictures
 from ..data.splits import check_leak, is_test, refuse_test
 from ..data.trials import Trials
+from ..encoders.own_encoder import unknown_advice
 from ..encoders.small import small_encoder, small_encoders
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #f79d4982
@@ -136,10 +137,16 @@ def recording_of(trials:Trials)->dict:
 
 decoders = {}      # kind -> class; every subclass that names its kind is entered
 
+def enter(cls:type, table:dict):
+    "Enter a class under its kind; a kind that belongs to another class is refused."
+    old = table.get(cls.kind)
+    if old is not None and old.__qualname__ != cls.__qualname__: raise ParameterError(f'{cls.__name__} has the kind {cls.kind!r}, which is that of {old.__name__};', 'a kind of its own was expected.', 'Files say by their kind who reads them back; a subclass has that of its parent until it says another.', f"Write `kind = '{cls.__name__.lower()}'` in {cls.__name__}.")
+    if cls.kind: table[cls.kind] = cls
+
 class Decoder:
     "What every retrieval decoder does with trials; a subclass says how to learn and how to map."
     kind = ''
-    def __init_subclass__(cls): decoders.update({cls.kind: cls} if cls.kind else {})
+    def __init_subclass__(cls): enter(cls, decoders)
     def __repr__(self): return f"{type(self).__name__}, {'not fitted' if not hasattr(self, 'recording') else 'fitted on ' + self.recording['kind'] + ' of shape ' + str(tuple(self.recording['shape']))}"
     def prepare(self, train:Trials, valid:Trials, gallery:Gallery, as_released:str=''):
         "Refuse a leaking split and a test that chooses, remember the recording's layout, fit both scales on training trials."
@@ -244,14 +251,14 @@ class ContrastiveDecoder(Decoder):
     "A small network into the feature space, trained by contrast."
     kind = 'contrastive'
     def __init__(self,
-        encoder:str='mlp',     # 'mlp' or 'conv'
+        encoder:str='mlp',     # 'mlp', 'conv', or one of your own: see `register_encoder`
         seed:int=0,
         *, steps:int=200, batch_size:int=256, lr:float=1e-3, weight_decay:float=0.05, w_mse:float=0.5,
         every:int=20,          # steps between two looks at the validation concepts
         axes:int=256,          # main axes that the 'mlp' reads; 0: the response itself
         **options,             # of the encoder, such as width or dropout
     ):
-        known(encoder, small_encoders, 'encoder')
+        known(encoder, small_encoders, 'encoder', unknown_advice(encoder))
         for name, value, least in (('seed', seed, 0), ('steps', steps, 1), ('batch_size', batch_size, 2), ('every', every, 1), ('axes', axes, 0)):
             if not isinstance(value, (int, np.integer)) or value < least: raise ParameterError(f'{name}={value!r}:', f'a whole number from {least} was expected.', '', f'Give {name}={max(least, 1)} or more.')
         for name in options: known(name, [p for p in inspect.signature(small_encoders[encoder]).parameters if p not in ('n_chans', 'n_times', 'n_outputs')], f'option of {encoder!r}')
@@ -338,27 +345,39 @@ def shuffle_pairs(
     return Trials(trials.x, trials.names, t, trials.kind, trials.sfreq, trials.tmin, dict(trials.provenance, shuffled=True), checked=True)
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #eabbeb54
+def decoder_parts(
+    dec:Decoder,
+)->tuple:          # (arrays, description)
+    "What a file must hold of a fitted decoder."
+    if not hasattr(dec, 'recording'): raise UnknownError('this decoder has not learned anything yet;', 'a fitted one was expected.', '', 'Call `fit` first.')
+    scales = dict(x_mean=dec.x_scale.mean, x_std=dec.x_scale.std, **{f'z_{k}': v for k, v in dec.z_scale.fitted.items()})
+    config, own = dec.keep()
+    return scales | own, dict(decoder=dec.kind, module=type(dec).__module__, recording=dec.recording, config=config, targets=dec.z_scale.meta)
+
 def save_decoder(
     dec:Decoder,
     path,          # a .safetensors file
 )->Path:
     "Write a fitted decoder."
-    if not hasattr(dec, 'recording'): raise UnknownError('this decoder has not learned anything yet;', 'a fitted one was expected.', '', 'Call `fit` first.')
-    scales = dict(x_mean=dec.x_scale.mean, x_std=dec.x_scale.std, **{f'z_{k}': v for k, v in dec.z_scale.fitted.items()})
-    config, own = dec.keep()
-    save_arrays(path, dict(decoder=dec.kind, module=type(dec).__module__, recording=dec.recording, config=config, targets=dec.z_scale.meta), **scales, **own)
+    arrays, meta = decoder_parts(dec); save_arrays(path, meta, **arrays)
     return Path(path)
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #255f57e1
-def load_decoder(
-    path,          # a file written by `save_decoder`
+def decoder_from(
+    a:dict, meta:dict, # arrays and description, from `decoder_parts`
+    name:str='the file',
 )->Decoder:
-    "Read a decoder back, strictly."
-    a, meta = load_arrays(path)
-    if 'decoder' not in meta: raise CheckpointError(f'{Path(path).name!r} holds no decoder;', 'a file written by `save_decoder` was expected.', 'Drawers have files of their own.', 'Check the path.')
+    "The decoder that was kept."
+    if 'decoder' not in meta: raise CheckpointError(f'{name!r} holds no decoder;', 'a file written by `save_decoder` was expected.', 'Drawers have files of their own.', 'Check the path.')
     cls = decoders[known(meta['decoder'], decoders, 'decoder', f'Import the module that defines it first: `import {meta["module"]}`.' if meta.get('module') else '')]
     def shared(dec):   # a fresh decoder with what all decoders keep
         dec.recording, dec.x_scale, dec.z_scale = meta['recording'], Scale(a['x_mean'], a['x_std']), Standardise()
         dec.z_scale.arrays, dec.z_scale.meta = {k[2:]: v for k, v in a.items() if k.startswith('z_')}, meta['targets']
         return dec
     return cls.back(meta['config'], a, shared)
+
+def load_decoder(
+    path,          # a file written by `save_decoder`
+)->Decoder:
+    "Read a decoder back, strictly."
+    return decoder_from(*load_arrays(path), Path(path).name)

@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['flat_encoders', 'eeg_encoders', 'by_channel_name', 'by_person', 'other_names', 'unused_names', 'encoder_name',
-           'eeg_encoder', 'released_names', 'load_released']
+           'eeg_encoder', 'register_encoder', 'released_names', 'load_released']
 
 # %% ../../nbs/02_encoders/06_door.ipynb #65432788
-import re
+import inspect, re
 from torch import nn
-from ..core.checks import known
+from ..core.checks import ParameterError, known
 from ..core.official import KeyReport, load_official, read_official
 from .eeg_networks import ATM, NICE, EEGNet, TSConv
 from .given import check_options, weights_path
 from .hvf_networks import BrainMLP, DeepNet, EEGProject, ShallowNet
 from .labram import LaBraM
-from .small import FlatMLP, TimeSpace
+from .own_encoder import own_encoders, own_network, unknown_advice
+from .small import FlatMLP, TimeSpace, small_encoders
 
 # %% ../../nbs/02_encoders/06_door.ipynb #182c4297
-flat_encoders = ('brain_mlp', 'eeg_project', 'mlp')   # read one list of numbers: the only ones for fMRI and for main axes
+flat_encoders = ['brain_mlp', 'eeg_project', 'mlp']   # read one list of numbers: the only ones for fMRI and for main axes
 eeg_encoders = dict(mlp=FlatMLP, conv=TimeSpace, eegnet=EEGNet, tsconv=TSConv, nice=NICE, atm=ATM, labram=LaBraM, brain_mlp=BrainMLP, eeg_project=EEGProject, shallow_net=ShallowNet, deep_net=DeepNet)
 by_channel_name = ('labram',)   # these want the names of the channels; the others count them
 by_person = ('atm',)            # these have a vector for each person; the others may be told who it is and do not ask
@@ -30,7 +31,7 @@ def encoder_name(
     name:str,  # one of `eeg_encoders`, or of `other_names`
 )->str:        # one of `eeg_encoders`
     "What an encoder is called here."
-    return known(other_names.get(name, name) if isinstance(name, str) else name, eeg_encoders, 'encoder')
+    return known(other_names.get(name, name) if isinstance(name, str) else name, eeg_encoders, 'encoder', unknown_advice(name))
 
 # %% ../../nbs/02_encoders/06_door.ipynb #1ab3e0b2
 def eeg_encoder(
@@ -43,9 +44,23 @@ def eeg_encoder(
     "The named encoder for a recording with these channels."
     name, ch_names = encoder_name(name), list(ch_names); kind = eeg_encoders[name]
     first = ch_names if name in by_channel_name else len(ch_names)
-    check_options(kind, options, repr(name)); net = kind(first, n_times, n_outputs, **options)
+    check_options(kind, options, repr(name)); net = own_network(name, first, n_times, n_outputs, **options) if name in own_encoders else kind(first, n_times, n_outputs, **options)
     net.made_with = dict(name=name, ch_names=ch_names, n_times=n_times, n_outputs=n_outputs, **options)
     return net
+
+# %% ../../nbs/02_encoders/06_door.ipynb #651f1279
+def register_encoder(
+    kind:type,  # a class of torch, called with n_chans, n_times, n_outputs
+)->type:        # the same: write `@register_encoder` above the class
+    "Enter a brain encoder of one's own under the name of its class."
+    if not inspect.isclass(kind) or not issubclass(kind, nn.Module): raise ParameterError(f'{getattr(kind, "__name__", type(kind).__name__)!r} is {"a function" if inspect.isfunction(kind) else "a network that is built already" if isinstance(kind, nn.Module) else "no network"};', 'a class made from `torch.nn.Module` was expected.', 'It is built anew for each recording and each seed.', 'Give the class: `class MyEncoder(torch.nn.Module)`.')
+    name = kind.__name__; old = own_encoders.get(name); where = lambda k: (k.__module__, k.__qualname__)
+    if name in {'auto', *eeg_encoders, *other_names} and old is None or old is not None and where(old) != where(kind): raise ParameterError(f'an encoder {name!r} is there already;', 'a name of its own was expected.', 'Scores and files call it by the name of its class.', f'Call the class otherwise, such as `My{name[:1].upper()}{name[1:]}`.')
+    try: inspect.signature(kind).bind(1, 1, 1)
+    except TypeError as e: raise ParameterError(f'{name}{inspect.signature(kind)} cannot be called with three numbers ({e});', '`n_chans, n_times, n_outputs` were expected, and options with usual values.', 'Decoders know nothing else about it.', 'Write `def __init__(self, n_chans, n_times, n_outputs, *, width=64)`.') from None
+    own_encoders[name] = eeg_encoders[name] = small_encoders[name] = kind
+    if name not in flat_encoders: flat_encoders.append(name)
+    return kind
 
 # %% ../../nbs/02_encoders/06_door.ipynb #4399bc1b
 unused_names = ('logit_scale', '*.logit_scale', 'vision_model.*', '*mask_token', '*mask_embedding', '*position_embedding.pe', '*temporal_embedding.*', 'subject_wise_linear.*')

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from einops.layers.torch import Rearrange
 from ..core.checks import ShapeError, check_shape, known
 from .given import as_signal, check_options, check_whole
+from .own_encoder import own_encoders, own_network, unknown_advice
 
 # %% ../../nbs/02_encoders/01_small.ipynb #f35a728a
 class FlatMLP(nn.Module):
@@ -63,12 +64,13 @@ small_encoders = dict(mlp=FlatMLP, conv=TimeSpace)
 
 # %% ../../nbs/02_encoders/01_small.ipynb #928531f4
 def small_encoder(
-    name:str,      # 'mlp' or 'conv'
+    name:str,      # 'mlp', 'conv', or one of your own
     shape:tuple,   # of one response: (channels, samples) or (voxels,)
     n_outputs:int, # width of the vector
     **options,     # of the class
 )->nn.Module:
     "The named small encoder for responses of this shape."
-    kind = small_encoders[known(name, small_encoders, 'encoder')]
+    kind = small_encoders[known(name, small_encoders, 'encoder', unknown_advice(name))]
     if len(shape) not in (1, 2): raise ShapeError(f'a response of shape {tuple(shape)}', 'was given; (channels, samples) or (voxels,) were expected.', '', 'Leave the axis of trials out.')
+    if name in own_encoders: return own_network(name, shape[0], shape[1] if len(shape) == 2 else None, n_outputs, **options)
     check_options(kind, options, repr(name)); return kind(shape[0], shape[1] if len(shape) == 2 else None, n_outputs, **options)

@@ -254,8 +254,7 @@ clip_files = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensor
 
 def open_clip():
     "The package, or the line that installs it."
-    try: return need('open_clip', 'vision')
-    except MissingExtra: raise MissingExtra('`open_clip` is not installed;', 'it comes with the extra `vision`.', '', 'In the folder of this project: pip install -e ".[vision]"') from None
+    return need('open_clip', 'vision')
 
 def clip_asset(
     repo:str,  # on the Hugging Face hub

@@ -7,7 +7,7 @@ __all__ = ['show_jobs', 'size_of', 'show_data', 'make_data', 'make_parser', 'run
            'obey_data', 'obey', 'run_demo', 'stoppable', 'main']
 
 # %% ../../nbs/08_jobs/04_cli.ipynb #b410f517
-import argparse, os, signal, sys, traceback
+import argparse, os, signal, sys, traceback, webbrowser
 from pathlib import Path
 import brainrecon
 from ..core.ask import FetchError
@@ -16,7 +16,7 @@ from ..core.files import NoRoom
 from ..core.private import veiled
 from ..core.offline import go_offline
 from ..core.stop import StopAsked, stop_signals, try_again
-from .cluster import need_words, obey_need, obey_run, slurm_asked, slurm_words
+from .cluster import launch_given, launch_words, need_words, obey_need, obey_run, slurm_asked, slurm_words
 from .parameters import find_job, jobs, parse_given, recipes
 from .records import obey_runs, runs_words
 from .run import RunFailed, run_job
@@ -78,10 +78,11 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--version', action='version', version=f'brainrecon {brainrecon.__version__}')
     sub = p.add_subparsers(dest='word', metavar='WORD', required=True)
     def word(name, text, **kw): return sub.add_parser(name, help=text, description=text[0].upper()+text[1:]+'.', allow_abbrev=False, **kw)
-    demo, run = word('demo', 'name pictures, and draw them, from simulated recordings'), run_words(word); sweep_words(word); report = report_words(word); runs_words(word)
+    demo, run = word('demo', 'name and draw pictures from simulated recordings, with three systems side by side'), run_words(word); sweep_words(word); report = report_words(word); runs_words(word)
     for w in (run, demo, report):
         w.add_argument('--out', metavar='DIR', help='the run folder; otherwise chosen below ./runs or BRAINRECON_RUNS')
         w.add_argument('--again', action='store_true', help='anew, in a fresh folder, even if it is finished')
+    demo.add_argument('--open', action='store_true', help='open the report in a browser when it is ready')
     listed = word('jobs', 'list the jobs, or the parameters of one'); listed.add_argument('name', metavar='NAME', nargs='?', default='', help='one job')
     for w in (run, listed): w.add_argument('--jobs', metavar='DIR', help='another folder of jobs, whose notebooks are then executed')
     need_words(word); data_words(word); word('doctor', 'look whether this machine is ready')
@@ -94,10 +95,7 @@ def run_words(word):
         epilog='The parameters of a job, their defaults and its recipes: brainrecon jobs NAME.')
     run.add_argument('name', metavar='NAME', help='such as retrieval/01_decode; see `brainrecon jobs`')
     run.add_argument('--recipe', metavar='R', help='a named set of values, or a .yml file of your own')
-    run.add_argument('--processes', metavar='N', type=int, default=0, help='that train together, one for each GPU; one if not said')
-    run.add_argument('--accelerate', metavar='C', default='', help='how they are started: fsdp, or a configuration of accelerate')
-    run.add_argument('--offline', action='store_true', help='nothing is fetched')
-    slurm_words(run); return run
+    launch_words(run); slurm_words(run); return run
 
 def report_words(word):
     "The words after `brainrecon report`."
@@ -159,21 +157,21 @@ def obey(
     if args.word == 'report':
         from brainrecon.jobs.compare_page import make_report
         return stoppable(lambda: make_report(args.runs, args.out, args.title, args.categories, args.again))
-    if args.word == 'demo': return stoppable(lambda: run_demo(args.out, args.again))
+    if args.word == 'demo': return stoppable(lambda: run_demo(args.out, args.again, args.open))
     if slurm_asked(args): return obey_run(args, rest)
     if args.offline: go_offline()
     given = parse_given(find_job(args.name, args.jobs), rest); out = given.pop('out', '')
     if args.out and out: raise ParameterError('`out` was given twice;', 'once was expected.', '', 'Use either `--out` or `out=`.')
-    if args.processes < 0: raise ParameterError(f'--processes {args.processes}:', 'a number from 1 was expected.', '', 'Leave it out for one.')
-    stoppable(lambda: run_job(args.name, args.recipe, args.out or out, args.again, args.jobs, processes=args.processes, accelerate=args.accelerate, **given))
+    launch_given(args); stoppable(lambda: run_job(args.name, args.recipe, args.out or out, args.again, args.jobs, processes=args.processes, accelerate=args.accelerate, **given))
 
 def run_demo(
-    out:str=None,      # folder for all runs; otherwise three below ./runs or BRAINRECON_RUNS
-    again:bool=False,  # anew, even if they are finished
+    out:str=None,      # the run folder; otherwise one below ./runs or BRAINRECON_RUNS
+    again:bool=False,  # anew, even if it is finished
+    show:bool=False,   # open the report in a browser
 ):
-    "Name the pictures, then draw them in two ways: three jobs with their reports."
-    for job, recipe, word in (('retrieval/01_decode', 'demo', 'names'), ('avde/05_swap', 'demo-drawings', 'drawings'), ('mindhier/02_generate', 'demo-levels', 'levels')):
-        run_job(job, recipe, str(Path(out)/word) if out else None, again)
+    "Name and draw with every packaged system: one job with its report."
+    run = run_job('demo/01_demo', None, out, again)
+    if show: webbrowser.open((run.folder/'report.html').resolve().as_uri())
 
 def stoppable(
     work,       # a function without arguments
@@ -193,7 +191,7 @@ def main(
     parser = make_parser(); args, rest = parser.parse_known_args(argv)
     odd = [t for t in rest if t.startswith('-') or args.word not in ('run', 'need', 'sweep')]
     if odd and args.word == 'demo' and '=' in odd[0] and not odd[0].startswith('-'): parser.error(
-        f'the demo has fixed values; for others: brainrecon run retrieval/01_decode --recipe demo {odd[0]}')
+        f'the demo has fixed values; for others: brainrecon run demo/01_demo {odd[0]}')
     if odd: parser.error(f'{odd[0]!r} is not understood; see `brainrecon {args.word} --help`')
     debug = os.environ.get('BRAINRECON_DEBUG') == '1'
     try: return obey(args, rest) or 0

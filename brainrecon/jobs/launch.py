@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from ..core.checks import ParameterError, ReconError, UnsafeError, need
 from ..core.files import load_json, save_json
+from ..core.own import asked_for, named_in
 from ..core.private import veiled
 from ..core.stop import StopAsked, listen, stop_asked, try_again
 from .execute import end_process
@@ -122,7 +123,8 @@ def wanted()->tuple:  # (number of processes, configuration of accelerate)
     "How many processes this run was asked to train with."
     text = os.environ.get('BRAINRECON_PROCESSES', '1')
     if not text.isdigit() or int(text) < 1: raise ParameterError(f'BRAINRECON_PROCESSES={text!r}:', 'a whole number from 1 was expected.', '', 'Set it to 2, say, or unset it.')
-    return int(text), os.environ.get('BRAINRECON_ACCELERATE', '')
+    if (name := os.environ.get('BRAINRECON_ACCELERATE', '')) and int(text) < 2: raise ParameterError(f'accelerate={name!r} with one process:', 'two processes or more were expected.', 'What a configuration shares needs somebody to share it with.', 'Say how many: `--processes 4`, one for each GPU.')
+    return int(text), name
 
 def train_together(
     run,             # `Run`, inside a job notebook
@@ -135,7 +137,7 @@ def train_together(
     save_json(at/'launch.json', dict(notebook=os.environ['BRAINRECON_NOTEBOOK'], values=run.params['values'], processes=count, accelerate=accelerate, leader=os.getpid()))
     threads = os.environ.get('OMP_NUM_THREADS') or str(max(1, (os.cpu_count() or 1)//count)); env = {k: v for k, v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     run.log(f'{count} processes train together' + f', by accelerate with {accelerate}'*bool(accelerate))
-    with open(notes, 'w', encoding='utf-8') as err, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=err, text=True, cwd=at, env=env | dict(BRAINRECON_WORKER='1', OMP_NUM_THREADS=threads, MPLBACKEND='Agg')) as p:
+    with open(notes, 'w', encoding='utf-8') as err, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=err, text=True, cwd=at, env=env | dict(PYTHONSAFEPATH='1', BRAINRECON_WORKER='1', OMP_NUM_THREADS=threads, MPLBACKEND='Agg')) as p:
         try: repeat_lines(p, run)
         finally:
             if p.poll() is None: end_process(need('psutil', 'jobs').Process(p.pid))
@@ -188,9 +190,11 @@ def prepare(args, rest)->tuple:  # (folder, what to finish)
     "The run folder, made by the first process and told to the others."
     from brainrecon.jobs.parameters import find_job, may_run, parse_given, resolve
     from brainrecon.jobs.run import choose_folder, record
-    job = may_run(find_job(args.name)); given = parse_given(job, rest); out = given.pop('out', '') or args.out; values = resolve(job, args.recipe, given)
+    job = may_run(find_job(args.name)); given = parse_given(job, rest); out = given.pop('out', '') or args.out; values = resolve(job, args.recipe, given); os.environ['BRAINRECON_OWN'] = asked_for(named_in({n: v.value for n, v in values.items()}))
     folder = choose_folder(job, args.recipe, values, out)
-    if not rank(): save_json(folder/'params.json', record(job, args.recipe, values)); save_json(folder/'launch.json', dict(notebook=str(job.path), values={n: v.value for n, v in values.items()}, processes=int(os.environ.get('WORLD_SIZE', 1))))
+    if not rank():
+        for old in folder.glob('processes/rank-*.json'): old.unlink()
+        save_json(folder/'params.json', record(job, args.recipe, values)); save_json(folder/'launch.json', dict(notebook=str(job.path), values={n: v.value for n, v in values.items()}, processes=int(os.environ.get('WORLD_SIZE', 1))))
     until = time.monotonic() + 60
     while not (folder/'launch.json').exists() and time.monotonic() < until: time.sleep(.1)
     return folder, (job.name, args.recipe, given)
@@ -199,7 +203,8 @@ def finish(job, folder)->int:
     "The notebook, in one process."
     from brainrecon.jobs.run import run_job
     for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'BRAINRECON_WORKER'): os.environ.pop(k, None)
-    run_job(job[0], job[1], str(folder), **job[2]); return 0
+    try: run_job(job[0], job[1], str(folder), **job[2]); return 0
+    except StopAsked as e: save_json(folder/'processes'/'rank-0.json', load_json(folder/'processes'/'rank-0.json') | dict(state='stopped', error=str(e))); return try_again
 
 # %% ../../nbs/08_jobs/01b_launch.ipynb #ab12cd34
 def main(
@@ -208,10 +213,10 @@ def main(
     "One of several processes: train a job together; the first one then executes its notebook."
     p = argparse.ArgumentParser('python -m brainrecon.jobs.launch', description='Train a job in several processes.', allow_abbrev=False)
     p.add_argument('name', nargs='?', default='', help='of a job'); p.add_argument('--folder', default='', help='a run folder that is prepared'); p.add_argument('--recipe'); p.add_argument('--out')
-    args, rest = p.parse_known_args(argv); folder, job = args.folder, None
-    if folder and (leader := load_json(Path(folder)/'launch.json').get('leader')): follow(leader)     # before anything large is loaded
+    args, rest = p.parse_known_args(argv); folder, job, told = args.folder, None, load_json(Path(args.folder)/'launch.json') if args.folder else {}
+    if told.get('leader'): follow(told['leader'])     # before anything large is loaded
     if not folder: folder, job = prepare(args, rest)
-    elif (named := load_json(Path(folder)/'launch.json').get('notebook')) != os.environ.get('BRAINRECON_NOTEBOOK'): raise UnsafeError(f'the folder {Path(folder).name!r} names the notebook {named!r};', 'that of the run that starts this process was expected.', 'A folder from elsewhere could name any program.', 'Give the name of a job instead: `-m brainrecon.jobs.launch JOB ...`.')
+    elif (named := told.get('notebook')) != os.environ.get('BRAINRECON_NOTEBOOK'): raise UnsafeError(f'the folder {Path(folder).name!r} names the notebook {named!r};', 'that of the run that starts this process was expected.', 'A folder from elsewhere could name any program.', 'Give the name of a job instead: `-m brainrecon.jobs.launch JOB ...`.')
     import torch
     from brainrecon.jobs.run import locked
     apart(folder)

@@ -6,7 +6,7 @@
 __all__ = ['noise', 'write_shared', 'write_mapped', 'private_mb', 'through', 'mapped', 'Samples', 'whole', 'forget']
 
 # %% ../../nbs/08_jobs/07a_loading.ipynb #56695ed2
-import os, pickle, sys, time
+import importlib, os, pickle, sys, time
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -52,7 +52,8 @@ def private_mb()->float:
     "Megabytes that belong to this process alone; of the whole process where the system does not tell them apart."
     try: return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('RssAnon'))*1.024/1e3
     except (OSError, StopIteration):
-        import resource
+        if sys.platform == 'win32': return importlib.import_module('psutil').Process().memory_info().private/1e6
+        resource = importlib.import_module('resource')
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
 
 def through(

@@ -16,10 +16,11 @@ class CallFailed(ReconError):
     usual = 'It ran in a process of its own.'
 
 script = """
-import importlib, json, resource, sys, time
+import importlib, json, sys, time
 def most():   # MB; the kernel's own mark of this process, else that of getrusage, which also knows the parent
+    if sys.platform == 'win32': import psutil; return psutil.Process().memory_info().peak_wset/1e6
     try: return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))/1e3*1.024
-    except (OSError, StopIteration): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
+    except (OSError, StopIteration): import resource; return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1e6 if sys.platform == 'darwin' else 1e3)
 asked = json.load(sys.stdin); module, _, name = asked['call'].partition(':')
 f = getattr(importlib.import_module(module), name); [importlib.import_module(m) for m in asked['warm']]
 before, began, busy = most(), time.perf_counter(), time.process_time()

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['words', 'reserved', 'folder_words', 'place_words', 'written_words', 'kind_of', 'Parameter', 'read_settings',
            'read_parameters', 'own_jobs', 'jobs_folder', 'inner', 'Job', 'read_job', 'job_paths', 'jobs', 'find_job',
-           'may_run', 'fit_value', 'mistyped', 'check_value', 'parse_text', 'parse_given', 'find_parameter',
-           'recipe_path', 'read_yaml', 'recipe_jobs', 'load_recipe', 'recipes', 'resolve']
+           'may_run', 'fit_value', 'mistyped', 'check_value', 'parse_text', 'split_values', 'parse_given',
+           'find_parameter', 'recipe_path', 'read_yaml', 'recipe_jobs', 'no_own', 'load_recipe', 'recipes', 'resolve']
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #28db49a1
 import ast, brainrecon, difflib, io, os, re, tokenize
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from ..core.checks import ParameterError, UnknownError, UnsafeError, known, need
+from ..core.checks import FolderError, ParameterError, UnknownError, UnsafeError, known, need
 from ..core.files import load_json, sha256
+from ..core.own import each, own_parameters, own_words, whole_value
 from ..core.private import no_secret
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #0e4e16be
@@ -103,7 +104,9 @@ def jobs_folder(
 )->Path:
     "Where the job notebooks are."
     other = at or os.environ.get('BRAINRECON_JOBS')
-    return Path(other).expanduser().resolve() if other else own_jobs()
+    if not other: return own_jobs()
+    if not (found := Path(other).expanduser().resolve()).is_dir(): raise FolderError(f'there is no folder of jobs {str(other)!r};', 'a folder that holds folders of notebooks was expected.', f'It was named by {"`--jobs`" if at else "BRAINRECON_JOBS"}.', 'Check the path, or leave it out for the jobs of this library.')
+    return found
 
 def inner(
     root:Path,    # a folder
@@ -223,6 +226,12 @@ def parse_text(
     if kind is bool: return dict(true=True, yes=True, false=False, no=False, **{'1': True, '0': False})[text.lower()]
     return kind(text)
 
+def split_values(
+    text:str,  # such as '0,1,2' or '[0,1],2'
+)->list:
+    "Several values of a command line: commas part them, except within the brackets of a list."
+    return [v.strip() for v in re.findall(r'\[[^\]]*\]|[^,\[\]]+', text) if v.strip()]
+
 def parse_given(
     job:Job,     # the job that is to run
     given:list,  # texts such as `lr=1e-3`
@@ -260,14 +269,17 @@ def recipe_path(
 )->Path:
     "The file of a recipe; an `UnknownError` if there is none."
     text = os.fspath(recipe)
-    if text.endswith('.yml'):
+    if text.endswith(('.yml', '.yaml')):
         if Path(text).expanduser().is_file(): return Path(text).expanduser()
         raise UnknownError(f'there is no recipe file {text!r};', 'the path of an existing `.yml` file was expected.', '',
             'Leave the ending away to use a recipe of the library.')
     names = {p.stem: p for p in inner(jobs_folder(at)/'recipes', '*.yml')}
     return names[known(text, names, 'recipe')]
 
-def read_yaml(path)->dict:
+def read_yaml(
+    path,               # a file
+    what:str='recipe',  # that it holds, for messages
+)->dict:
     "A YAML file of plain values; a key that stands twice is refused."
     yaml = need('yaml', 'jobs')
     class Strict(yaml.SafeLoader): pass
@@ -278,8 +290,8 @@ def read_yaml(path)->dict:
     Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try: return yaml.load(Path(path).read_text(encoding='utf-8'), Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ParameterError(f'the recipe {Path(path).name!r} cannot be read: {" ".join(str(e).split())};',
-            'a plain YAML file was expected.', '', 'Look at a recipe of the library for the form.') from None
+        raise ParameterError(f'the {what} {Path(path).name!r} cannot be read: {" ".join(str(e).split())};',
+            'a plain YAML file was expected.', '', f'Look at a {what} of the library for the form.') from None
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #88bfdea0
 def recipe_jobs(
@@ -289,6 +301,14 @@ def recipe_jobs(
     meant = found.get('job') if isinstance(found, dict) else None
     return meant if isinstance(meant, list) else [meant] if meant else []
 
+def no_own(
+    name:str, value,  # of a recipe or a sweep
+    what:str,         # what it is, for messages
+):
+    "Refuse values that would run a file of the caller: they are given by hand."
+    if name in own_parameters and (odd := [v for v in each(value) if own_words(v)]): raise ParameterError(f'{what} names {odd[0]!r}, a file that would be run;', 'names of the library were expected.', 'It may come from somebody else, and says values only.', f'Give it by hand: `{name}={odd[0]}`.')
+
+# %% ../../nbs/08_jobs/00_parameters.ipynb #d380b55f
 def load_recipe(
     recipe,   # a name, or the path of a `.yml` file of your own
     job:Job,  # the job it is meant for
@@ -318,6 +338,7 @@ def load_recipe(
                 raise ParameterError(f'{what} gives `{name}` as {value!r};',
                     'expected `{value: ..., source: ...}`.', '', 'Correct that line.')
             value, source = value['value'], str(value.get('source', ''))
+        no_own(name, value, what)
         if isinstance(value, str) and kind_of(p.default) is float:
             try: value = float(value)
             except ValueError: pass
@@ -335,8 +356,8 @@ def recipes(
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
 folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories',
-    'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference', 'shared')    # parameters that name a file or folder of the caller
-place_words = ('prior', 'unet', 'autoencoder', 'packed', 'drawings', 'warm', 'side_weights', 'prompt', 'network', 'data', 'source', 'weights')    # those that may name one, or something else
+    'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference', 'shared', 'recording', 'events', 'decoder')    # parameters that name a file or folder of the caller
+place_words = ('prior', 'unet', 'autoencoder', 'packed', 'drawings', 'warm', 'side_weights', 'prompt', 'network', 'data', 'source', 'weights', 'drawer')    # those that may name one, or something else
 written_words = ('out', 'to', 'shared')    # those that say where a run writes; no recipe may
 
 def resolve(
@@ -352,6 +373,7 @@ def resolve(
         value = check_value(p, no_secret(name, value, job.name), job.name)
         whole = lambda v: os.path.abspath(os.path.expanduser(v)) if v and isinstance(v, str) else v                         # as seen from here: a job works in its run folder
         if name in place_words and isinstance(value, str) and '/' in value.replace(os.sep, '/') and os.path.exists(os.path.expanduser(value)): value = whole(value)
+        value = whole_value(name, value)
         if name in folder_words: value = [whole(v) for v in value] if isinstance(value, list) else whole(value)
         found[name] = replace(p, value=value, came_from='given')
     return {p.name: replace(found[p.name], value=no_secret(p.name, found[p.name].value, job.name)) for p in job.parameters}

@@ -19,7 +19,7 @@ statuses = ('measured here', 'reported by the paper', 'not run')
 row_keys = dict(what='', measure='', value=None, low=None, high=None, chance=None, candidates=None, n=None, seeds=(), control=False,
     simulated=None, status='measured here', source='', note='', better='',   # better: 'higher' or 'lower'
     method='', data='', setting='', protocol='', selection='', over='', spread=None, undefined=None, flags=(), p=None, p_from='')
-top_keys = dict(title='', about='', notes=(), test_readings=None, test_readings_all=None, rows=())
+top_keys = dict(title='', about='', notes=(), test_readings=None, test_readings_all=None, rows=(), first=())   # first: figures that stand above the scores
 
 def number(x)->bool:
     "Whether `x` is a finite number."
@@ -56,7 +56,7 @@ def check_scores(
 )->dict:
     "Scores with every key filled in, or an error that says what is missing."
     for key in scores: known(key, top_keys, 'entry of the scores')
-    s = {**top_keys, **scores}; s['notes'] = list(s['notes'])
+    s = {**top_keys, **scores}; s['notes'], s['first'] = list(s['notes']), list(s['first'])
     if not s['title'] or not s['rows']: raise ValuesError('the scores have no `title` or no `rows`;', 'both were expected.', '',
         'Say what was measured, and hand in at least one row.')
     s['rows'] = [check_row(r) for r in s['rows']]
@@ -193,7 +193,7 @@ def score_table(
         how = '; '.join(filter(None, [f'chosen by: {r["selection"]}' if r['selection'] else '', f'interval over {r["over"]}' if r['over'] and r['low'] is not None else '',
             f'standard deviation over seeds {short(r["spread"])}' if r['spread'] is not None else '', f'{r["undefined"]} undefined, left out' if r['undefined'] else '',
             f'p {r["p"]:.2g}' + f' ({r["p_from"]})'*bool(r['p_from']) if r['p'] is not None else '']))
-        more = ''.join(tag('div', t, class_='soft') for t in (tags, esc(r['source']), esc(how), esc(r['note'])) if t)
+        more = ''.join(tag('div', t, class_='soft') for t in (tags, esc(r['source']), esc(r['note'])) if t) + (tag('details', tag('summary', 'how') + esc(how), class_='soft') if how else '')
         interval = '' if r['low'] is None else f' <small>[{short(r["low"])}, {short(r["high"])}]</small>'
         seeds = f'{len(r["seeds"])}' if r['seeds'] else ''
         numbers = dict(chance='' if r['chance'] is None else f'{r["chance"]:.3g}', of=r['candidates'], n=r['n'], seeds=seeds)
@@ -205,12 +205,14 @@ def score_table(
 # %% ../../nbs/08_jobs/01_report.ipynb #018ffe69
 def figures_html(
     folder:Path,  # a run folder
+    only=None, but=(), # names: these alone, in this order; all but these
 )->str:
     "Every picture in `figures/`, inside the page, with its caption."
     at = Path(folder)/'figures'; out = []
     captions = load_json(at/'captions.json') if (at/'captions.json').exists() else {}
-    order = {name: i for i, name in enumerate(captions)}
+    order = {name: i for i, name in enumerate(captions if only is None else only)}
     for p in sorted((below(at, p.name) for p in at.glob('*.png')), key=lambda p: (order.get(p.stem, len(order)), p.stem)):
+        if p.stem in but or only is not None and p.stem not in only: continue
         caption = captions.get(p.stem) or p.stem.replace('_', ' ')
         img = f'<img alt="{esc(caption)}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">'
         out.append(tag('figure', img + tag('figcaption', esc(caption)), class_='figure'))
@@ -247,11 +249,11 @@ def write_report(
     params, status = [load_json(folder/n) if (folder/n).exists() else {} for n in ('params.json', 'status.json')]
     title, rows = title_of(s), s['rows']
     job = ', '.join(filter(None, [params.get('job'), f'recipe {params["recipe"]}' if params.get('recipe') else '']))
-    figures = figures_html(folder)
+    figures = figures_html(folder, but=s['first'])
     files = [n for n in ('notebook.ipynb', 'scores.json', 'params.json', 'log.txt') if (folder/n).exists()]
     parts = [tag('p', esc(job), class_='job') if job else '', tag('h1', esc(title)), tag('p', esc(s['about'])) if s['about'] else '',
         tag('p', esc(simulated_note), class_='banner') if any(r['simulated'] for r in rows) else '',
-        tag('h2', 'Scores'), score_table(rows),
+        figures_html(folder, s['first']), tag('h2', 'Scores'), score_table(rows),
         tag('p', 'Dot: the score. Band: its interval. Dashed line: chance. Measured here, unless a row says otherwise.', class_='soft'),
         *[tag('p', esc(t), class_='soft') for t in [readings(s['test_readings'], s['test_readings_all']), *s['notes']] if t],
         tag('h2', 'Figures') + figures if figures else '',

@@ -9,7 +9,7 @@ __all__ = ['sets', 'tables', 'places', 'arithmetic', 'counted', 'Clock', 'write_
            'drawing_parts']
 
 # %% ../../nbs/08_jobs/07d_retrieval_speed.ipynb #9c7a5e70
-import contextlib, functools, math, random, resource, shutil, time
+import contextlib, functools, math, os, random, shutil, time
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -185,7 +185,7 @@ def released_loop(
 # %% ../../nbs/08_jobs/07d_retrieval_speed.ipynb #2fffde15
 def cpu_seconds()->float:
     "Processor seconds of this process and of those that it started and that have ended."
-    return sum(r.ru_utime + r.ru_stime for r in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(os.times()[:4])
 
 def warm_up():
     "Have torch import what its first optimiser needs, before the clock starts."

@@ -14,7 +14,9 @@ from pathlib import Path
 import brainrecon
 from ..core.checks import FolderError, ReconError, ValuesError, device as best_device, folder as folder_of, need, writable
 from ..core.files import atomic, load_json, save_json, sha256
+from ..core.memory import memory_seen, tells_of_memory
 from ..core.offline import guard, is_offline
+from ..core.own import asked_for, named_in, short_value
 from ..core.pool import open_pool
 from ..core.private import append_to, below, no_links, veiled, veiled_all
 from ..core.stop import StopAsked, check_stop, listen
@@ -107,9 +109,9 @@ def fingerprint(
     job,          # a Job
     values:dict,  # name -> Parameter, from `resolve`
 )->str:
-    "Eight signs that change with the job and with any value except `out`."
-    what = {name: p.value for name, p in values.items() if name != 'out'}
-    return hashlib.sha256(json.dumps([job.name, what], sort_keys=True).encode()).hexdigest()[:8]
+    "Eight signs that change with the job, with any value except `out`, and with the files of one's own that values name."
+    what = {name: p.value for name, p in values.items() if name != 'out'}; own = named_in(what)
+    return hashlib.sha256(json.dumps([job.name, what] + [own]*bool(own), sort_keys=True).encode()).hexdigest()[:8]
 
 def folder_name(
     job,          # a Job
@@ -117,7 +119,7 @@ def folder_name(
     values:dict,  # name -> Parameter, from `resolve`
 )->str:
     "A name that a person can read, and that no other run has."
-    given = [f'{p.name}_{p.value}' for p in values.values() if p.came_from == 'given' and p.name != 'out'][:3]
+    given = [f'{p.name}_{short_value(p.value)}' for p in values.values() if p.came_from == 'given' and p.name != 'out'][:3]
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
@@ -144,6 +146,7 @@ def check_folder(
         n, more = odd[0], f' ({len(odd)} values differ)' if len(odd) > 1 else ''
         raise FolderError(f'{folder.name!r} holds a run with {n}={had.get(n, "(absent)")!r},',
             f'this one has {n}={has.get(n, "(absent)")!r}{more}.', 'One folder holds one run.', 'Give another `out`, or the values of that run.')
+    if changed := [k for k, mark in named_in(has).items() if old.get('own', {}).get(k) != mark]: raise FolderError(f'{folder.name!r} holds a run with another content of {Path(changed[0]).name.partition(":")[0]!r};', 'the same was expected.', 'The file was changed since; one folder holds one run.', 'Give another `out`, or `--again` for a fresh folder.')
 
 def choose_folder(
     job,                # a Job
@@ -257,7 +260,7 @@ def record(
     each = lambda key: {p.name: getattr(p, key) for p in values.values() if getattr(p, key) not in ('', None)}
     seed = values['seed'].value if 'seed' in values else values['seeds'].value if 'seeds' in values else None
     return dict(job=job.name, title=job.title, recipe=Path(recipe).stem if recipe else '', values={n: p.value for n, p in values.items()},
-        came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed,
+        came_from=each('came_from'), sources=each('source'), comments=each('comment'), seed=seed, own=named_in({n: p.value for n, p in values.items()}),
         command=command(job, recipe, values), started=now(), notebook_sha256=sha256(job.path), versions=versions(), **commit())
 
 # %% ../../nbs/08_jobs/02_run.ipynb #3f23e3ec
@@ -270,10 +273,10 @@ def attempt(
     more:dict=None, # variables for its process
 )->str:
     "Execute the job once more and note how it went; the error in words, empty if there was none."
-    at, began, tries = run.folder, time.time(), run.status.get('attempts', [])
+    at, began, tries, held = run.folder, time.time(), run.status.get('attempts', []), dict(peak_mb=0.)
     this = dict(number=len(tries)+1, started=now(), state='running', **commit())
     def note(state, error=''):
-        error = veiled(error); this.update(state=state, error=error, ended=now() if state != 'running' else '', seconds=round(time.time()-began, 1))
+        error = veiled(error); this.update(state=state, error=error, ended=now() if state != 'running' else '', seconds=round(time.time()-began, 1), peak_mb=round(held['peak_mb'], 1) or None)
         seconds = round(sum(a.get('seconds', 0) for a in [*tries, this]), 1)
         save_json(at/'status.json', dict(state=state, error=error, seconds=seconds, attempts=[*tries, this]))
     for left in at.rglob('.*.part*'): left.is_file() and left.unlink(missing_ok=True)      # by an attempt that was killed while it wrote
@@ -283,8 +286,8 @@ def attempt(
     with append_to(at/'log.txt') as f: f.write(f'--- attempt {this["number"]}, {this["started"]}\n')
     target, error, state = at/f'attempt-{this["number"]:02d}.ipynb', '', ''
     try:
-        error = execute(job.path, target, {n: p.value for n, p in values.items()} | {'out': str(at)}, show, {'BRAINRECON_NOTEBOOK': str(job.path), **(more or {})})
-        if error:
+        with memory_seen(held): error = execute(job.path, target, {n: p.value for n, p in values.items()} | {'out': str(at)}, show, {'BRAINRECON_NOTEBOOK': str(job.path), 'BRAINRECON_OWN': asked_for(told['own']), **(more or {})})
+        if tells_of_memory(error):
             from brainrecon.jobs.presets import with_memory_advice      # only now: it brings the networks along
             error = with_memory_advice(error, job, recipe, values)
         if not error and not (at/'scores.json').exists(): error = 'the job ended without scores: no cell called `run.scores(...)`'
