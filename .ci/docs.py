@@ -213,18 +213,42 @@ def plain(
     return html.unescape(re.sub(r'\s+', ' ', re.sub(r'<[^>]+>', '', text))).strip().rstrip('#').strip()
 
 
+SCROLL = """<script>addEventListener('load', () => { const look = () => document.querySelectorAll('pre, .sd-table, .cell-output').forEach(e => {
+  if (e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX)) e.tabIndex = 0; else e.removeAttribute('tabindex') }); look(); addEventListener('resize', look) })</script>"""
+WORDS = [   # what the drawn pages lack for those who read by keyboard or by ear: pattern, replacement
+    (r'<nav class="navbar ', '<nav aria-label="Site" class="navbar '), (r'<nav class="quarto-secondary-nav"', '<nav aria-label="This page" class="quarto-secondary-nav"'),
+    (r'<nav id="quarto-sidebar"', '<nav aria-label="All pages" id="quarto-sidebar"'), (r'<nav class="page-navigation"', '<nav aria-label="Before and after" class="page-navigation"'),
+    (r'<div class="toc-actions">', '<div class="toc-actions" role="navigation" aria-label="About this page">'),
+    (r'(data-bs-toggle="collapse" data-bs-target="(#quarto-sidebar-section-\d+)") role="navigation"', r'href="\2" \1 role="button"'),   # without an address the Tab key passes by
+    (r'<i class="(bi bi-[\w-]+)" role="img"></i>', r'<i class="\1" aria-hidden="true"></i>'), (r'<th(\s[^>]*)?>\s*</th>', '<td></td>'), (r'</head>', lambda m: SCROLL + '</head>')]
+
+
+def for_everybody(
+    page:str,   # HTML of a page
+)->str:
+    "Names for its parts, addresses for what opens, no empty headings of tables, none of text that skip a level, and the keyboard where something scrolls."
+    for old, new in WORDS: page = re.sub(old, new, page)
+    last = 1
+    def level(m):
+        nonlocal last
+        if m['end']: return f'</h{last}>'
+        last = min(int(m['n']), last + 1); return f'<h{last}{m["rest"]}'
+    head, main, rest = page.partition('<main')
+    return head + main + re.sub(r'<(?P<end>/?)h(?P<n>[1-6])(?P<rest>\b[^>]*>)', level, rest)
+
+
 def finish(
     out:Path,             # the drawn site
     self_contained:bool,  # bring KaTeX and Mermaid along
 ):
-    "Texts for pictures, no fonts from elsewhere, and, if wanted, no scripts from elsewhere."
+    "Texts for pictures, words for those who cannot see or point, no fonts from elsewhere, and, if wanted, no scripts from elsewhere."
     for css in out.rglob('*.css'):
         text = css.read_text(encoding='utf-8')
         mended = re.sub(r'@import\s+url\(["\']?https?://[^)]*\)\s*;?', '', text)
         if mended != text: css.write_text(mended, encoding='utf-8')
     if self_contained: fetch_scripts(out/'site_libs')
     for p in out.rglob('*.html'):
-        page = describe_images(p.read_text(encoding='utf-8'))
+        page = for_everybody(describe_images(p.read_text(encoding='utf-8')))
         if self_contained:
             up = '../' * (len(p.relative_to(out).parts) - 1) + 'site_libs'
             page = re.sub(rf'{CDN}/katex@[\d.]+/dist', f'{up}/katex', page)

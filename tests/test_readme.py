@@ -1,5 +1,5 @@
 "The README is the landing page, its links lead somewhere, and its test command is the one that CI runs."
-import importlib.util, re
+import importlib.util, json, re
 from notebooks import ROOT
 
 TEXT = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -30,3 +30,13 @@ def test_two_commands():
     assert len(lines) == 2 and all(l.startswith('python3 -m venv .venv && ') for l in lines), lines
     assert lines[0].endswith('.venv/bin/brainrecon demo') and lines[1].endswith('.venv/bin/python -m pytest -q tests')
     assert '.venv/bin/python -m pytest -q tests' in (ROOT/'.ci'/'run').read_text()
+
+
+def test_the_table_of_the_demo_is_the_kept_run():
+    "Each number beside `brainrecon demo` is one of the run whose JSON is kept."
+    rows = json.loads((ROOT/'nbs'/'08_jobs'/'results'/'demo-side-by-side-cpu.json').read_text(encoding='utf-8'))['scores']['rows']; found = {}
+    for kind, system, control, *cells in re.findall(r'(?m)^\| (EEG|fMRI), (\w+)(, control)? \| (.+?) \| (.+?) \| (.+?) \|$', TEXT):
+        for measure, cell in zip(('top1', 'pixcorr', 'lite2 two-way'), cells):
+            mine = [f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in rows if r['method'] == system and f'simulated {kind}' in r['what'] and r['control'] == bool(control) and r['measure'] == measure]
+            assert cell == (mine[0] if mine else '-') and len(mine) <= 1, (kind, system, control, measure); found[kind, system, measure] = bool(mine)
+    assert len(found) == 15 and sum(found.values()) >= 14

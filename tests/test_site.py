@@ -1,5 +1,5 @@
-"The site: every notebook has a page that is drawn whole, no link is broken, and it looks right in a browser, wide and narrow, light and dark."
-import functools, http.server, re, shutil, subprocess, sys, threading
+"The site: every notebook has a page that is drawn whole, no link is broken, it looks right in a browser, wide and narrow, light and dark, and can be read by ear and by keyboard."
+import functools, http.server, importlib.util, os, re, shutil, subprocess, sys, threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -188,3 +188,37 @@ def test_in_a_browser(site, pages, chrome, address, width, mode):
     context.close()
     assert not bad, '\n'.join(bad)
     assert not (whole and outside), f'asked of the network: {sorted(set(outside))}'
+
+
+# For everybody
+
+SOME = ('index.html', 'results.html', 'glossary.html', 'limits.html', '06_decoders/avde.html', '08_jobs/results.html', '08_jobs/demo/demo.html', '09_tutorials/your_eeg.html', '10_explore/scales.html')   # one of each sort
+
+def test_pages_say_what_they_are(site):
+    "A language, one title, headings that skip no level, and nothing that opens by the mouse alone."
+    bad = []
+    for p in sorted(site[0].rglob('*.html')):
+        text = re.sub(r'(?s)<script.*?</script>|<pre.*?</pre>', '', p.read_text(encoding='utf-8')); rel = p.relative_to(site[0]).as_posix(); levels = [1] + [int(n) for n in re.findall(r'<h([1-6])\b', text.partition('<main')[2])]
+        if '<html lang="en"' not in text or text.count('<h1') != 1: bad.append(f'{rel}: language, or {text.count("<h1")} titles')
+        if any(b > a + 1 for a, b in zip(levels, levels[1:])): bad.append(f'{rel}: headings {levels}')
+        if re.search(r'<a(?![^>]*\bhref=)[^>]*data-bs-toggle', text): bad.append(f'{rel}: a part opens by the mouse alone')
+    assert not bad, '\n'.join(bad)
+
+
+@pytest.mark.parametrize('mode', ['light', 'dark'])
+def test_pages_are_for_everybody(site, pages, chrome, address, mode):
+    "axe-core finds nothing: contrast, names of parts, keyboard, tables, headings. BRAINRECON_A11Y=all looks at every page."
+    found = importlib.util.find_spec('axe_playwright_python')
+    if found is None: pytest.skip('axe-playwright-python is not installed: pip install -e ".[dev]"')
+    axe = (Path(found.origin).parent/'axe.min.js').read_text(encoding='utf-8'); context = chrome.new_context(viewport=dict(width=1280, height=844), color_scheme=mode); tab = context.new_page(); bad = []
+    for rel in pages if os.environ.get('BRAINRECON_A11Y') == 'all' else SOME:
+        tab.goto(address + rel, wait_until='load', timeout=120_000); tab.evaluate(axe)
+        for v in tab.evaluate("() => axe.run(document, {resultTypes: ['violations']})")['violations']: bad += [f'{rel}: {v["help"]}: {n["html"][:160]}' for n in v['nodes'][:3]]
+    context.close(); assert not bad, '\n'.join(bad)
+
+
+def test_a_reader_without_a_mouse_opens_a_chapter(site, chrome, address):
+    "Tab reaches the heading of a chapter in the sidebar, and Enter opens it."
+    context = chrome.new_context(viewport=dict(width=1280, height=844)); tab = context.new_page(); tab.goto(address + 'glossary.html', wait_until='load'); part = tab.locator('#quarto-sidebar-section-1'); assert not part.is_visible()
+    toggle = tab.locator('a[data-bs-target="#quarto-sidebar-section-1"]').first; toggle.focus(); tab.keyboard.press('Enter'); part.locator('a').first.wait_for(state='visible'); assert tab.evaluate('document.activeElement.getAttribute("aria-expanded")') == 'true'
+    context.close()
