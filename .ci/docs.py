@@ -214,7 +214,7 @@ def plain(
 
 
 SCROLL = """<script>addEventListener('load', () => { const look = () => document.querySelectorAll('pre, .sd-table, .cell-output').forEach(e => {
-  if (e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX)) e.tabIndex = 0; else e.removeAttribute('tabindex') }); look(); addEventListener('resize', look) })</script>"""
+  if (e.scrollWidth > e.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(e).overflowX)) e.tabIndex = 0; else e.removeAttribute('tabindex') }); look(); setTimeout(look, 1500); addEventListener('resize', look) })</script>"""
 WORDS = [   # what the drawn pages lack for those who read by keyboard or by ear: pattern, replacement
     (r'<nav class="navbar ', '<nav aria-label="Site" class="navbar '), (r'<nav class="quarto-secondary-nav"', '<nav aria-label="This page" class="quarto-secondary-nav"'),
     (r'<nav id="quarto-sidebar"', '<nav aria-label="All pages" id="quarto-sidebar"'), (r'<nav class="page-navigation"', '<nav aria-label="Before and after" class="page-navigation"'),
