@@ -212,6 +212,6 @@ def test_recipes_in_the_box_exist(path):
     for job, recipe in found: assert (NBS/'08_jobs'/f'{job}.ipynb').exists() and (NBS/'08_jobs'/'recipes'/f'{recipe}.yml').exists(), (job, recipe)
 
 
-def test_the_sidebar_leads_to_both_pages():
+def test_the_sidebar_leads_to_pages_of_their_own():
     text = (ROOT/'_quarto.yml').read_text(encoding='utf-8')
-    assert text.index('href: many.ipynb') < text.index('href: parts.ipynb') < text.index('href: limits.ipynb') < text.rindex('href: glossary.ipynb')
+    assert text.index('href: many.ipynb') < text.index('href: parts.ipynb') < text.index('href: names.ipynb') < text.index('href: limits.ipynb') < text.rindex('href: glossary.ipynb')
