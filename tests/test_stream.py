@@ -161,6 +161,30 @@ def test_the_decoder_is_not_told_what_was_shown(decoder, candidates, session):
     assert told[1:] == [(f'epoch {i}', 'not told') for i in range(30)]
 
 
+@pytest.mark.parametrize('first', [0., 1.5])
+def test_epochs_in_bad_stretches(decoder, candidates, first):
+    "Answered, as an amplifier's would be; or dropped, the same ones as offline, wherever the recording begins and whatever the edges are."
+    raw, table = raw_of(shown(12, 100, seed=4), 100.); starts = (table.dropna().onset - .2).tolist()
+    raw.set_annotations(mne.Annotations([starts[2] + .4, starts[5] + 1., starts[8] - .5, starts[10] - .005, 0.], [.1, .05, .5, .01, .2], ['BAD_cough', 'bad blink', 'BAD', 'Bad_edge', 'rest']))
+    if first: raw, table = raw.crop(first), table[table.onset > first + .3].assign(onset=lambda t: t.onset - first)
+    offline = prepared(from_mne(raw, table=table, baseline=None)); source = replay(raw, INF, .03, table=table); same = dict(drop='wait')
+    seen = run_stream(source, decoder, candidates, (-.2, .8), stretches='drop', **same); same_as_offline(seen, decoder, candidates, offline)
+    every = run_stream(source, decoder, candidates, (-.2, .8), **same); n = table.stimulus.notna().sum(); assert len(every) == n > len(seen) and seen.lost == {'marked as bad': n - len(offline)} and not every.lost
+    by = {r['measure']: r['value'] for r in latency_rows(seen, 'x', True)}; assert by['epochs marked as bad, not answered'] == n - len(offline) and by['epochs that were never whole'] == 0
+
+
+def test_a_filter_that_looks_ahead_is_refused_by_name(gallery, candidates, tmp_path):
+    "The trials know, the decoder remembers, its file too; a stream of the same trials is let through."
+    raw, table = raw_of(shown(60, 0, seed=4), 100.); more, rows = raw_of(shown(10, 60, seed=5), 100.); how = dict(band=(.5, 30), baseline=None); learn, valid = from_mne(raw, table=table, **how), from_mne(more, table=rows, **how)
+    assert learn.provenance['filtered'] == dict(band=[.5, 30], phase='zero') and 'both directions' in learn.provenance['steps'][0] and 'filtered' not in from_mne(raw, table=table).provenance
+    ahead = load_decoder(RidgeDecoder([1e1]).fit(prepared(learn), prepared(valid), gallery).save(tmp_path/'ahead.safetensors')); test, at = raw_of(shown(6, 100, seed=6), 100.); source = replay(test, INF, table=at)
+    for band, here in ((None, 'not filtered'), ((.5, 30), 'forwards only')):
+        with pytest.raises(ParameterError, match='both directions') as e: run_stream(source, ahead, candidates, (-.2, .8), band=band)
+        assert here in str(e.value) and 'filter_forward' in e.value.do and "filtered='flag'" in e.value.do
+    seen = run_stream(source, ahead, candidates, (-.2, .8), band=(.5, 30), filtered='flag', drop='wait'); assert len(seen) == 6 and 'NOT AS TRAINED' in seen.flags[0]
+    offline = from_mne(test, table=at, **how); same = run_stream(replay(offline, INF), ahead, candidates, drop='wait'); same_as_offline(same, ahead, candidates, prepared(offline)); assert same.flags == []
+
+
 # the queue
 
 class Gated(Replay):
@@ -435,7 +459,7 @@ def test_sessions(session):
 quick = dict(speed=0, drop='wait', device='cpu', show=False)
 
 @pytest.fixture(scope='module')
-def done(tmp_path_factory): return run_job('stream/01_replay', out=tmp_path_factory.mktemp('runs')/'s', n_pictures=4, times=3, average=3, controls=2, drawer='linear', every=3, **quick)
+def done(tmp_path_factory): return run_job('stream/01_replay', out=tmp_path_factory.mktemp('runs')/'s', n_pictures=4, times=3, controls=2, drawer='linear', every=3, **quick)
 
 def test_the_job_keeps_answers_and_latencies(done):
     rows = done.scores()['rows']; kept = json.loads((done.folder/'latencies.json').read_text()); by = {(r['measure'], r['control']): r for r in rows}
@@ -459,8 +483,9 @@ def test_the_job_reads_your_own(tmp_path, done):
     from brainrecon.data.simulated_meeg import simulate_eeg
     pics = load_pictures('test')[:6]; write_pictures(tmp_path/'stimuli'/'pictures', pics); t = simulate_eeg(pics, reps=2, snr_db=0, sfreq=200); x, events = lay_out(t)
     mne.io.RawArray(x, mne.create_info(t.names, 200, 'eeg'), verbose='error').save(tmp_path/'me-raw.fif', verbose='error'); events.to_csv(tmp_path/'me.tsv', sep='\t', index=False)
-    own = dict(recording=str(tmp_path/'me-raw.fif'), events=str(tmp_path/'me.tsv'), picture='stim_file', decoder=str(done.folder/'decoders'/'eeg'/'ridge-seed0.safetensors'), pictures=str(tmp_path/'stimuli'), simulated=True, average=1, **quick)
+    own = dict(recording=str(tmp_path/'me-raw.fif'), events=str(tmp_path/'me.tsv'), picture='stim_file', decoder=str(done.folder/'decoders'/'eeg'/'ridge-seed0.safetensors'), pictures=str(tmp_path/'stimuli'), simulated=True, **quick)      # `average` is left to the recording
     run = run_job('stream/01_replay', out=tmp_path/'run', cut=[-.2, 1.], baseline=[-.2, 0.], **own); s = run.scores(); kept = json.loads((run.folder/'latencies.json').read_text())
     assert len(kept['answers']) == 12 and kept['candidates'] == 6 and s['test_readings'] is None and 'me-raw.fif' in s['rows'][0]['what'] and s['rows'][0]['flags'] == []
+    assert all(a['n_averaged'] == 1 for a in kept['answers'])
     with pytest.raises(RunFailed, match='cut=None'): run_job('stream/01_replay', out=tmp_path/'uncut', **own)
     with pytest.raises(RunFailed, match='decoder is empty'): run_job('stream/01_replay', out=tmp_path/'none', **dict(own, decoder=''))

@@ -219,7 +219,7 @@ def from_mne(
     bads:str='refuse',       # 'drop' or 'interpolate' channels that are marked as bad
     tmin:float=None, tmax:float=None,  # seconds, `tmax` not included; None: the epochs as they are, -0.2 to 0.8 of a Raw
     baseline='as is',        # (None, 0) or None; 'as is' leaves epochs alone and is (None, 0) for a Raw
-    band:tuple=None,         # Hz, only for a Raw
+    band:tuple=None,         # Hz, only for a Raw: filtered in both directions, which no stream can do; see `data.replay.filter_forward`
     sfreq:float=None,        # rate to resample to
     name:str=None,           # what messages call it; None: its file
     **provenance,            # what to remember about the recording
@@ -234,6 +234,7 @@ def from_mne(
     if raw: ep, counts = epochs_of_raw(picked, table, events, keep, named, (-.2 if tmin is None else tmin), (.8 if tmax is None else tmax), (None, 0) if baseline == 'as is' else baseline, band, file)
     else: ep, counts = epochs_of_epochs(picked, keep, tmin, tmax, baseline, band, file)
     if bads == 'interpolate' and ep.info['bads']: ep = ep.interpolate_bads(verbose='error')
+    if band is not None: about['filtered'] = dict(band=list(band), phase='zero'); words += f', filtered at {band[0] or 0:g} to {band[1] or inst.info["sfreq"]/2:g} Hz in both directions'
     row = ep.metadata['row'].to_numpy(); named = named.iloc[row].reset_index(drop=True).assign(subject=subject, session=session, trial=np.flatnonzero(keep)[row])
     return to_trials(ep, named, kind, sort, counts, [words], sfreq, **about)
 
@@ -341,5 +342,5 @@ def join_runs(parts, name, who, provenance):
         for k, v in p.provenance['counts'].items(): counts[k] = counts.get(k, 0) + v
     whole.table['repetition'] = whole.table.groupby('picture', sort=False).cumcount() + 1
     steps = list(dict.fromkeys(s for p in parts for s in p.provenance['steps']))
-    whole.provenance.clear(); whole.provenance.update(dataset=name, layout='BIDS', recording=f'{name}/{who}', unit=parts[0].provenance['unit'], **{k: v for k, v in parts[0].provenance.items() if k == 'positions'}, counts=counts, steps=steps, runs=[p.provenance['file'] for p in parts], **provenance)
+    whole.provenance.clear(); whole.provenance.update(dataset=name, layout='BIDS', recording=f'{name}/{who}', unit=parts[0].provenance['unit'], **{k: v for k, v in parts[0].provenance.items() if k in ('positions', 'filtered')}, counts=counts, steps=steps, runs=[p.provenance['file'] for p in parts], **provenance)
     return whole

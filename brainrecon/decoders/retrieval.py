@@ -133,7 +133,7 @@ def same_unit(
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #36fd36fd
 def recording_of(trials:Trials)->dict:
     "How these trials are laid out: what others must be like to be read."
-    return dict(kind=trials.kind, names=list(trials.names), sfreq=trials.sfreq, shape=list(trials.x.shape[1:]), tmin=float(trials.tmin)) | (dict(unit=unit) if (unit := known_unit(trials)) else {})
+    return dict(kind=trials.kind, names=list(trials.names), sfreq=trials.sfreq, shape=list(trials.x.shape[1:]), tmin=float(trials.tmin)) | (dict(unit=unit) if (unit := known_unit(trials)) else {}) | (dict(filtered=how) if (how := trials.provenance.get('filtered')) else {})
 
 decoders = {}      # kind -> class; every subclass that names its kind is entered
 

@@ -41,12 +41,15 @@ def session_of(
     return trials[np.concatenate([rows[names[i]] for i in lot])]
 
 # %% ../../nbs/08_jobs/05n_stream.ipynb #b7a4e31f
-def check_job(recording, average:int, times:int, budget:float, cut=(), baseline=(), band=()):
-    "A `ParameterError` for values of the job that cannot give a run."
+def check_job(recording, average:int, times:int, budget:float, cut=(), baseline=(), band=())->int:  # presentations in a row whose mean is decoded
+    "A `ParameterError` for values of the job that cannot give a run; `average=0` becomes what the source allows."
+    if average < 0: raise ParameterError(f'average={average!r}:', '0 or more was expected.', 'It counts presentations in a row; 0 leaves the choice to the recording.', 'Give average=1 to decode each presentation alone.')
+    average = average or (1 if recording else times)
     if not recording and average > times: raise ParameterError(f'average={average!r} and times={times!r}:', 'no more presentations can be averaged than a picture has.', 'Answers are scored from the mean of all of them.', f'Give average={times} or fewer.')
     if not budget > 0: raise ParameterError(f'budget={budget!r}:', 'seconds above 0 were expected.', '', 'Give budget=0.1.')
     for name, v in (('cut', cut), ('baseline', baseline), ('band', band)):
         if len(v) not in (0, 2): raise ParameterError(f'{name}={list(v)!r}:', 'two numbers or none were expected.', '', f'Give {name}=[{"0.5, 40" if name == "band" else "-0.2, 0.0" if name == "baseline" else "-0.2, 0.8"}].')
+    return average
 
 # %% ../../nbs/08_jobs/05n_stream.ipynb #757ee822
 @dataclass
@@ -141,8 +144,8 @@ def latency_rows(
     rows += [row(f'latency, {p}: median (ms)', 1e3*seen.latency(p)['median'], better='lower') for p in parts]
     rows += [row(f'answers within {1e3*budget:g} ms', (seen.table.latency <= budget).mean(), better='higher')]
     if seen.table.draw.notna().any(): rows += [row('a drawing, median (ms)', 1e3*seen.table.draw.dropna().median(), better='lower', note='after the answer')]
-    lost = ', '.join(f'{c} {why}' for why, c in seen.lost.items())
-    return rows + [row('answers', n, note=seen.ended), row('dropped by a full queue', len(seen.dropped), note=f'at most {seen.waited} of {seen.size} waited'), row('epochs that were never whole', sum(seen.lost.values()), note=lost)]
+    lost = dict(seen.lost); marked = lost.pop('marked as bad', 0); why = ', '.join(f'{c} {w}' for w, c in lost.items()); rows += [row('epochs marked as bad, not answered', marked)]*bool(marked)
+    return rows + [row('answers', n, note=seen.ended), row('dropped by a full queue', len(seen.dropped), note=f'at most {seen.waited} of {seen.size} waited'), row('epochs that were never whole', sum(lost.values()), note=why)]
 
 def keep_stream(
     seen:Seen,
