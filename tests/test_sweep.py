@@ -6,7 +6,8 @@ from test_jobs import resume, write
 from brainrecon.core.checks import ParameterError, UnknownError
 from brainrecon.core.files import load_json, save_json
 from brainrecon.jobs import sweep_run
-from brainrecon.jobs.parameters import jobs_folder
+from brainrecon.jobs.parameters import find_job, jobs_folder, resolve
+from brainrecon.jobs.run import fingerprint, folder_name
 from brainrecon.jobs.sweep import check_wanted, earlier, expand, expected, make_plan, place_of, plan_words, read_sweep, sweep_of, total_time, wanted
 from brainrecon.jobs.sweep_run import Screen, Sweep, Worker, carry_out, finish, graphics_cards, run_sweep, sweep_folder
 
@@ -82,6 +83,15 @@ def test_a_plan_makes_nothing(home, capsys):
 def test_values_of_an_entry_win(home):
     spec = dict(values=dict(bias=.25), over=dict(flips=[1, 2]), runs=[dict(job='games/coin'), dict(job='games/coin', values=dict(bias='1e-1', flips=9)), dict(job='games/resume')])
     assert [w.given for w in expand(spec)] == [dict(bias=.25, flips=1), dict(bias=.25, flips=2), dict(bias=.1, flips=9), {}]
+
+
+@pytest.mark.parametrize('recipe, given, named', [(None, {}, ''), (None, dict(data='embedded'), ''), (None, dict(seeds=[0, 1, 2], draws=7), '-draws_7'), ('demo', dict(average=True), ''), (None, dict(draws=7), '-draws_7')])
+def test_what_is_so_anyway_names_no_other_folder(tmp_path, recipe, given, named):
+    "`brainrecon run` and `brainrecon sweep` call a run the same, whether or not a value that it has anyway was said."
+    job = find_job('retrieval/01_decode'); usual = {n: p.value for n, p in resolve(job, recipe).items()}; given = {n: v for n, v in given.items() if n in usual}
+    values = resolve(job, recipe, given); name = folder_name(job, recipe, values); told = {n: v for n, v in given.items() if v != usual[n]}
+    assert name == f'retrieval-01_decode{"-demo"*bool(recipe)}{named}-{fingerprint(job, values)}' and name == folder_name(job, recipe, resolve(job, recipe, told)) == place_of(wanted(job.name, recipe or '', given), tmp_path).name
+    assert {n for n, p in values.items() if p.came_from == 'given'} == set(told)
 
 
 def test_what_was_measured_is_told_and_nothing_else(home):

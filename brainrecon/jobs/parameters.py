@@ -372,8 +372,8 @@ def resolve(
         p = find_parameter(job, name)
         value = check_value(p, no_secret(name, value, job.name), job.name)
         whole = lambda v: os.path.abspath(os.path.expanduser(v)) if v and isinstance(v, str) else v                         # as seen from here: a job works in its run folder
-        if name in place_words and isinstance(value, str) and '/' in value.replace(os.sep, '/') and os.path.exists(os.path.expanduser(value)): value = whole(value)
+        if name in place_words and isinstance(value, str) and ('/' in value.replace(os.sep, '/') or value.endswith('.safetensors')) and os.path.exists(os.path.expanduser(value)): value = whole(value)
         value = whole_value(name, value)
         if name in folder_words: value = [whole(v) for v in value] if isinstance(value, list) else whole(value)
-        found[name] = replace(p, value=value, came_from='given')
+        if value != found[name].value: found[name] = replace(p, value=value, came_from='given')     # what is so anyway is no other run
     return {p.name: replace(found[p.name], value=no_secret(p.name, found[p.name].value, job.name)) for p in job.parameters}
