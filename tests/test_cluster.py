@@ -272,6 +272,18 @@ def test_what_own_jobs_need_is_listed(tmp_path, capsys):
     assert main(['sweep', str(sweep), '--slurm']) == 0 and 'absent: things-eeg2' in (said := capsys.readouterr().err) and 'makes the page' in said and 'asks for 8 GB, 2 processors, no GPU' in said
     assert main(['need', 'games/name']) == 2 and main(['jobs', '--jobs', str(tmp_path/'yours')]) == 2 and 'no folder of jobs' in capsys.readouterr().err
 
+def test_the_decoder_and_drawer_of_a_stream_are_looked_for(tmp_path, monkeypatch, capsys):
+    "Files from where one stands; of two with one name each is told; what the job makes itself is no file."
+    from brainrecon.jobs.cli import main
+    from brainrecon.jobs.needs import needs
+    from brainrecon.jobs.parameters import find_job, resolve
+    monkeypatch.chdir(tmp_path); (tmp_path/'mine.safetensors').write_bytes(b'x'); job = 'stream/01_replay'
+    told = lambda *given: {n.why: n.here for n in needs(job, given=given) if n.why in ('decoder', 'drawer')}
+    assert told('decoder=mine.safetensors', 'drawer=mine.safetensors') == dict(decoder=True) and told('decoder=mine.safetensors', 'drawer=other/mine.safetensors') == dict(decoder=True, drawer=False)     # a thing is told once
+    assert told('drawer=linear') == {} and told('drawer=gone.safetensors') == dict(drawer=False) == told('drawer=avde') and told('drawer=mine.safetensors') == dict(drawer=True)
+    assert resolve(find_job(job), None, dict(drawer='mine.safetensors', method='ridge'))['drawer'].value == str(tmp_path/'mine.safetensors')        # the job works elsewhere
+    assert main(['need', job, 'drawer=gone.safetensors']) == 1 and 'ABSENT  gone.safetensors' in capsys.readouterr().out
+
 def test_several_machines_start_a_launcher_each(tmp_path, slurm):
     "Each word arrives at each launcher; where a signal of this job belongs is said in the script."
     slurm.put('srun', 'while [ "${1#-}" != "$1" ]; do shift; done; shift 2; printf "%s\\n" "$@"'); slurm.put('scontrol', 'echo node-a; echo node-b')
