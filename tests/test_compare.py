@@ -9,11 +9,13 @@ from brainrecon.core.files import load_json, save_arrays, save_json
 from brainrecon.data.pictures import load_pictures
 from brainrecon.jobs.compare import (Source, answered, card_of, categories_of, chosen, compare_all, confusion, cost_table, marks_of, no_total, not_run, orientation, paired, read_runs,
     score_frame, score_groups)
+from brainrecon.jobs.compare import report_job
 from brainrecon.jobs.compare_page import content_mark, curves_of, figures_of, joint_scores, make_report, pairs_html, scores_html
+from brainrecon.jobs.parameters import find_job, resolve
 from brainrecon.jobs.predictions import load_drawings, load_predictions, over_repetitions, save_drawings, save_predictions
 from brainrecon.jobs.report import check_scores
 from brainrecon.jobs.results import result_table
-from brainrecon.jobs.run import run_job
+from brainrecon.jobs.run import choose_folder, folder_name, run_job
 from brainrecon.metrics.protocols import protocol, protocols
 from brainrecon.metrics.retrieval import retrieve
 
@@ -362,6 +364,14 @@ def test_the_same_runs_give_the_same_report_and_changed_ones_another(report):
     sources, _ = read_runs([home/'runs']); mark = content_mark(sources); p = sources[0].predictions[0]; kept = (home/'runs'/'careful'/'predictions'/f'{p.label}.safetensors'); whole = kept.read_bytes()
     save_predictions(home/'runs'/'careful', p.label, p.table, p.gallery, p.gallery, p.gallery_pictures, p.gallery_concepts, p.about); assert content_mark(read_runs([home/'runs'])[0]) != mark
     kept.write_bytes(whole); assert content_mark(read_runs([home/'runs'])[0]) == mark
+
+
+def test_a_report_does_not_tell_where_runs_lie(report, tmp_path, monkeypatch):
+    "Neither in the name of its folder nor on its page, where a folder that is no run is left out by its own name."
+    (tmp_path/'no run').mkdir(); _, notes = read_runs([report[0]/'runs', tmp_path/'no run']); assert len(notes) == 1 and 'no run was left out' in notes[0] and str(tmp_path) not in ' '.join(notes)
+    monkeypatch.setenv('BRAINRECON_RUNS', str(tmp_path/'all')); job = find_job(report_job); values = resolve(job, None, dict(runs=[str(report[0]/'runs'/'careful'), str(tmp_path/'a')], title='x', categories=str(tmp_path/'c.csv')))
+    name = choose_folder(job, None, values).name; assert 'careful' in name and 'c.csv' in name and not any(p in name for p in (report[0].parent.name, tmp_path.parent.name))
+    (tmp_path/'all'/(old := folder_name(job, None, values, True))).mkdir(parents=True); assert choose_folder(job, None, values).name == old != name      # what is there under its former name is found
 
 
 @pytest.mark.parametrize('words', [[], ['nowhere'], ['.', '--categories', 'none.csv'], ['a', '--colour', 'red']])

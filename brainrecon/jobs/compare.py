@@ -50,7 +50,7 @@ def read_source(
         kept = load_json(at)
         if at.suffix != '.json' or not isinstance(kept, dict) or 'scores' not in kept: raise FolderError(f'{at.name!r} holds no kept result;', 'a file of `keep_result` was expected.', 'It is another kind of file.', 'Give run folders, or such files.')
         return Source(at.stem, check_scores(kept['scores']), {k: v for k, v in kept.items() if k != 'scores'}, dict(state='finished', seconds=kept.get('seconds')))
-    if not (at/'params.json').is_file(): raise FolderError(f'{str(path)!r} is no run folder;', 'one with params.json, status.json and scores.json was expected.', 'A path may be mistyped, or the run may not have begun.',
+    if not (at/'params.json').is_file(): raise FolderError(f'{at.resolve().name!r} is no run folder;', 'one with params.json, status.json and scores.json was expected.', 'A path may be mistyped, or the run may not have begun.',
         'Give folders that `brainrecon run` made, or a folder of such folders.')
     read = lambda name: load_json(at/name) if (at/name).exists() else {}
     state = read('status.json').get('state', 'unknown')

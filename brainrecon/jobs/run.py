@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['beat', 'silence', 'packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', 'fingerprint', 'folder_name',
-           'check_folder', 'choose_folder', 'quiet_for', 'left_behind', 'living', 'locked', 'versions', 'commit',
-           'command', 'record', 'attempt', 'run_job']
+           'check_folder', 'place_in', 'choose_folder', 'quiet_for', 'left_behind', 'living', 'locked', 'versions',
+           'commit', 'command', 'record', 'attempt', 'run_job']
 
 # %% ../../nbs/08_jobs/02_run.ipynb #137f5736
 import contextlib, hashlib, importlib.metadata, json, os, re, shlex, shutil, socket, subprocess, sys, tempfile, threading, time
@@ -117,9 +117,12 @@ def folder_name(
     job,          # a Job
     recipe,       # its recipe, or None
     values:dict,  # name -> Parameter, from `resolve`
+    whole:bool=False, # with whole paths, as names once were
 )->str:
-    "A name that a person can read, and that no other run has."
-    given = [f'{p.name}_{short_value(p.value)}' for p in values.values() if p.came_from == 'given' and p.name != 'out'][:3]
+    "A name that a person can read, that no other run has, and that tells nobody where files lie."
+    last = lambda v: Path(v).name if isinstance(v, str) and os.path.isabs(v) else v
+    short = lambda v: short_value(v) if whole else [last(w) for w in short_value(v)] if isinstance(v, list) else last(short_value(v))
+    given = [f'{p.name}_{short(p.value)}' for p in values.values() if p.came_from == 'given' and p.name != 'out'][:3]
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
@@ -148,6 +151,13 @@ def check_folder(
             f'this one has {n}={has.get(n, "(absent)")!r}{more}.', 'One folder holds one run.', 'Give another `out`, or the values of that run.')
     if changed := [k for k, mark in named_in(has).items() if old.get('own', {}).get(k) != mark]: raise FolderError(f'{folder.name!r} holds a run with another content of {Path(changed[0]).name.partition(":")[0]!r};', 'the same was expected.', 'The file was changed since; one folder holds one run.', 'Give another `out`, or `--again` for a fresh folder.')
 
+def place_in(
+    runs:Path,    # the folder of all runs
+    job, recipe, values:dict,  # as for `folder_name`
+)->Path:
+    "Where this run belongs: under its name, or the one that it would once have had if it is there."
+    new, old = (runs/folder_name(job, recipe, values, whole) for whole in (False, True)); return old if old.exists() and not new.exists() else new
+
 def choose_folder(
     job,                # a Job
     recipe,             # its recipe, or None
@@ -156,7 +166,7 @@ def choose_folder(
     again:bool=False,   # a fresh one
 )->Path:
     "The folder for this run: `out`, else the newest of its name; with `again` the next free one."
-    base = Path(out).expanduser().resolve() if out else folder_of('runs').resolve()/folder_name(job, recipe, values)
+    base = Path(out).expanduser().resolve() if out else place_in(folder_of('runs').resolve(), job, recipe, values)
     series = [base]
     while (free := base.with_name(f'{base.name}-{len(series)+1}')).exists(): series.append(free)
     folder = free if again and base.exists() else base if out else series[-1]

@@ -15,7 +15,7 @@ from ..core.checks import ParameterError, UnknownError, known
 from ..core.files import load_json
 from .parameters import Job, find_job, find_parameter, inner, jobs_folder, kind_of, mistyped, no_own, parse_given, parse_text, read_yaml, resolve, split_values
 from .records import find_records, size_text, span, state_of
-from .run import fingerprint, folder_name
+from .run import fingerprint, place_in
 
 # %% ../../nbs/08_jobs/12_sweep.ipynb #ad41729b
 @dataclass
@@ -231,7 +231,7 @@ def place_of(
     again:bool=False,   # a fresh one
 )->Path:
     "The folder that `brainrecon run` would choose."
-    base = Path(runs)/folder_name(w.job, w.recipe or None, w.values); series = [base]
+    base = place_in(Path(runs), w.job, w.recipe or None, w.values); series = [base]
     while (free := base.with_name(f'{base.name}-{len(series)+1}')).exists(): series.append(free)
     return free if again and base.exists() else series[-1]
 
