@@ -125,6 +125,7 @@ def test_numbers_below_zero():
 
 @pytest.mark.parametrize('changes, given, error, says', [
     (dict(kinds=['eeg']), {}, ParameterError, 'maps voxels'), (dict(data='things-eeg2'), {}, ParameterError, 'maps voxels'), (dict(data='nds'), {}, UnknownError, "Did you mean 'nsd'"), (dict(layers='8 + 4m'), {}, UnknownError, 'layer map'), (dict(layers='2 5'), {}, ParameterError, 'in order'),
+    (dict(encoder='/at/home/mine.py:colours'), {}, ParameterError, r"encoder names a part of your own, 'mine.py:colours'"), ({}, dict(methods=['ridge', 'mine:Net']), ParameterError, 'methods names a part of your own'),
     (dict(axes=30), {}, ParameterError, 'heads divide'), (dict(exemplars=0), {}, ParameterError, 'exemplars=0'), (dict(exemplars=11), {}, ParameterError, 'exemplars=11'), ({}, dict(seeds=[]), ParameterError, 'seeds'), ({}, dict(methods=['ridge', 'ridge']), ParameterError, 'without repeats'),
     (dict(captions='nsd'), {}, ParameterError, 'axes=0 was expected'), (dict(packed='x'), {}, ParameterError, "encoder='packaged' was expected"), ({}, dict(given='a.pth', controls=True), ParameterError, 'no shuffled twin'), ({}, dict(given='a.pth', seeds=[0, 1]), ParameterError, 'no shuffled twin'), ({}, dict(given='a{subject}.pth'), MissingWeights, 'a1.pth is not on'),
     ({}, dict(repeats=['mean']), UnknownError, 'repeat'), ({}, dict(side=dict(epochs=0)), ParameterError, 'epochs'), ({}, dict(side=dict(loss='all')), UnknownError, 'loss'), ({}, dict(mindeye=dict(hidden=0)), ParameterError, 'hidden'), ({}, dict(draw_steps=-1), ParameterError, 'draw_steps')])

@@ -17,6 +17,7 @@ from ..alignment.captions import caption_targets
 from ..alignment.cascade import TokenAxes, layer_maps, level_targets, mapped_layers
 from ..core.checks import FolderError, MissingWeights, ParameterError, known, seeded
 from ..core.official import read_about
+from ..core.own import own_words
 from ..data.datasets import data_sets
 from ..data.embedded import load_embedded
 from ..data.nsd_betas import nsd_rois
@@ -157,6 +158,8 @@ def check_voxels(
     "Refuse values that cannot give an honest run, before a recording is opened."
     kinds = source.kinds if source.data == 'embedded' else [data_sets[known(source.data, ['embedded', *data_sets], 'data')].kind]
     if kinds != ['fmri']: raise ParameterError(f'data={source.data!r}, kinds={kinds}:', "fMRI was expected: kinds=['fmri'], or data='nsd'.", "MindHier's encoder maps voxels.", 'For EEG and MEG take avde/03_generate or hvf/03_reconstruct.')
+    for name, v in (('encoder', source.encoder), *(('methods', m) for m in methods)):
+        if own_words(v) or name == 'methods' and ':' in str(v): raise ParameterError(f'{name} names a part of your own, {Path(str(v)).name!r};', f'{"a picture network of the library" if name == "encoder" else ", ".join(side_words)} was expected.', "MindHier aims at several layers of one picture network, by an encoder made for them; a part of one's own reads or gives one vector.", 'Take avde/01_align, hvf/01_retrieve or retrieval/01_decode: they take encoders and targets of your own.')
     check_plan(kinds, source.subjects, ['ridge'], seeds, window=source.window, draws=draws, data=source.data)
     for name, values, have in (('methods', methods, side_words), ('repeats', repeats, repeat_words)):
         if not values or len(set(values)) != len(values): raise ParameterError(f'{name}={list(values)!r}:', 'one or more different names were expected.', '', f'Give {name} as a list without repeats.')
