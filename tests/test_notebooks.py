@@ -9,7 +9,7 @@ from pages import CAN_FORK
 BIN = Path(sys.executable).parent
 RUN = [p for p in all_notebooks() if not is_silenced(p) and not is_job(p)]
 JOBS = [p for p in all_notebooks() if is_job(p)]
-MACHINE = re.compile(r'/home/|/root/|/tmp/|/Users/|/work/|[A-Za-z]:\\+Users|\bat 0x[0-9a-f]{6,}|' + re.escape(str(ROOT)))
+MACHINE = re.compile(r'\btmp(?=[a-z0-9_]*[0-9_])[a-z0-9_]{8}\b|/home/|/root/|/tmp/|/Users/|/work/|[A-Za-z]:\\+Users|\bat 0x[0-9a-f]{6,}|' + re.escape(str(ROOT)))
 
 
 def tool(*args, cwd, around=None, **env):
