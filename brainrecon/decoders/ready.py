@@ -8,14 +8,14 @@ __all__ = ['docs', 'reading', 'brain_side', 'spread_of', 'gallery_for', 'BrainDe
            'open_folder', 'opener']
 
 # %% ../../nbs/06_decoders/10_ready.ipynb #970bd315
-import html, inspect, os, tempfile
+import html, importlib, inspect, os, tempfile
 from pathlib import Path
 import numpy as np
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 import brainrecon
 from ..core.checks import CheckpointError, MissingWeights, ParameterError, UnknownError, known
 from ..core.files import load_json, save_json, sha256
-from ..core.offline import online
+from ..core.offline import OfflineError, is_offline
 from ..data.given import lay_out, read_recording
 from ..data.pictures import Pictures, load_pictures
 from ..data.trials import Trials
@@ -66,6 +66,11 @@ class BrainDecoder(ModelHubMixin, library_name='brainrecon', license='apache-2.0
     def from_pretrained(cls, place, **how):
         "Open a folder of `save_pretrained`, or fetch one from the Hub; see `huggingface_hub.ModelHubMixin` for the options of that."
         return open_folder(Path(place)) if Path(place).is_dir() else super().from_pretrained(place, **how)
+    def push_to_hub(self, repo_id:str, **how)->str:   # the address of the commit
+        "Share it on the Hub; the card says by which name it is opened. See `huggingface_hub.ModelHubMixin` for `private`, `token`, `commit_message` and others."
+        if is_offline(): raise OfflineError(f'{repo_id!r} was to be shared on the Hub;', 'no connection was expected, because BRAINRECON_OFFLINE is set.', '', 'Keep it with `save_pretrained`, and push where the network is allowed; or unset BRAINRECON_OFFLINE.')
+        card = dict(repo=repo_id) if '/' in repo_id else {}
+        return super().push_to_hub(repo_id, **how | dict(model_card_kwargs=card | (how.get('model_card_kwargs') or {})))
     def __repr__(self): return f'BrainDecoder {self.about.get("name", "")}, reads {", ".join(self.parts)}'.replace(' ,', ',') + (f'; {self.about["people"]}' if 'people' in self.about else '')
     @property
     def kinds(self)->list: return list(self.parts)   # kinds of recording that it reads
@@ -192,7 +197,10 @@ def open_folder(at:Path)->BrainDecoder:
 def opener(at:Path, file:str, files:dict):
     "A function that opens one method of a folder, when it is asked for."
     if file not in files: raise CheckpointError(f'config.json has no fingerprint of {file!r};', 'one for every file was expected.', 'It was changed.', 'Save the decoder again.')
-    return lambda: (load_drawer if file.endswith('drawer.safetensors') else retrieval.load_decoder)(at/file)
+    def opened():
+        importlib.import_module('brainrecon.decoders.packaged')      # enters every method of the library, so that files find their class in a fresh Python
+        return (load_drawer if file.endswith('drawer.safetensors') else retrieval.load_decoder)(at/file)
+    return opened
 
 @classmethod
 def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, **_):
