@@ -198,6 +198,7 @@ def begin(source, decoder, gallery, cut, k, average, every, drawer, cutting, how
     if drawer is not None: drawer.draw(t, 1)
     return cutter, work
 
+# %% ../../nbs/06_decoders/11_stream.ipynb #8b74fefb
 def run_stream(
     source,                # see `data.replay.Source`
     decoder:Decoder,       # fitted

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['beat', 'silence', 'packages', 'RunFailed', 'now', 'Run', 'scores', 'figure', 'start', 'fingerprint', 'folder_name',
-           'check_folder', 'place_in', 'choose_folder', 'quiet_for', 'left_behind', 'living', 'locked', 'versions',
+           'place_in', 'check_folder', 'choose_folder', 'quiet_for', 'left_behind', 'living', 'locked', 'versions',
            'commit', 'command', 'record', 'attempt', 'run_job']
 
 # %% ../../nbs/08_jobs/02_run.ipynb #137f5736
@@ -126,6 +126,13 @@ def folder_name(
     words = [job.name.replace('/', '-'), Path(recipe).stem if recipe else '', *given]
     return re.sub(r'[^A-Za-z0-9_.-]+', '_', '-'.join(filter(None, words)))[:80].rstrip('_.-') + '-' + fingerprint(job, values)
 
+def place_in(
+    runs:Path,    # the folder of all runs
+    job, recipe, values:dict,  # as for `folder_name`
+)->Path:
+    "Where this run belongs: under its name, or the one that it would once have had if it is there."
+    new, old = (runs/folder_name(job, recipe, values, whole) for whole in (False, True)); return old if old.exists() and not new.exists() else new
+
 # %% ../../nbs/08_jobs/02_run.ipynb #4d0f5457
 def check_folder(
     folder:Path,  # where the run is to go
@@ -150,13 +157,6 @@ def check_folder(
         raise FolderError(f'{folder.name!r} holds a run with {n}={had.get(n, "(absent)")!r},',
             f'this one has {n}={has.get(n, "(absent)")!r}{more}.', 'One folder holds one run.', 'Give another `out`, or the values of that run.')
     if changed := [k for k, mark in named_in(has).items() if old.get('own', {}).get(k) != mark]: raise FolderError(f'{folder.name!r} holds a run with another content of {Path(changed[0]).name.partition(":")[0]!r};', 'the same was expected.', 'The file was changed since; one folder holds one run.', 'Give another `out`, or `--again` for a fresh folder.')
-
-def place_in(
-    runs:Path,    # the folder of all runs
-    job, recipe, values:dict,  # as for `folder_name`
-)->Path:
-    "Where this run belongs: under its name, or the one that it would once have had if it is there."
-    new, old = (runs/folder_name(job, recipe, values, whole) for whole in (False, True)); return old if old.exists() and not new.exists() else new
 
 def choose_folder(
     job,                # a Job
