@@ -7,19 +7,13 @@ import ast, email, importlib.metadata, io, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
+from checkout import MADE, tracked
 from extra_cases import cases
 from notebooks import ROOT
 
 for package in ('build', 'setuptools', 'wheel'): pytest.importorskip(package)
 ini = ConfigParser(delimiters=['=']); ini.read(ROOT/'settings.ini', encoding='utf-8'); cfg = ini['DEFAULT']
 EXTRAS = {k[6:]: v.split() for k, v in cfg.items() if k.startswith('extra_')}
-MADE = {'PKG-INFO', 'setup.cfg'}      # what a source archive holds besides
-
-def tracked()->list:
-    "What git tracks; in an unpacked source archive, every file that was packed."
-    if (ROOT/'.git').exists(): names = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')[:-1]
-    else: names = [n for n in (ROOT/'brainrecon.egg-info'/'SOURCES.txt').read_text(encoding='utf-8').splitlines() if '.egg-info/' not in n and n not in MADE]
-    return sorted(n for n in names if (ROOT/n).is_file())
 
 def alone(**more):
     "An environment without the paths of this tree."

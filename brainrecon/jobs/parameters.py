@@ -356,7 +356,7 @@ def recipes(
 
 # %% ../../nbs/08_jobs/00_parameters.ipynb #ad83d6bf
 folder_words = ('root', 'pictures', 'to', 'originals', 'reconstructions', 'low', 'training', 'centres', 'runs', 'categories',
-    'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference', 'shared', 'recording', 'events', 'decoder')    # parameters that name a file or folder of the caller
+    'aligned', 'drawn', 'tokenizer', 'generator', 'align_weights', 'reference', 'shared', 'recording', 'events', 'decoder', 'cache')    # parameters that name a file or folder of the caller
 place_words = ('prior', 'unet', 'autoencoder', 'packed', 'drawings', 'warm', 'side_weights', 'prompt', 'network', 'data', 'source', 'weights', 'drawer')    # those that may name one, or something else
 written_words = ('out', 'to', 'shared')    # those that say where a run writes; no recipe may
 

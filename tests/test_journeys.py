@@ -1,0 +1,133 @@
+"""Journeys: the lines of the README, in a fresh clone of this tree and a fresh environment, with a stopwatch.
+
+The short ones go here, by the job, over the packages that are installed and with the caches of the tests; the demo goes in tests/test_demo.py. With packages from the index and with empty
+caches all of them go in `brainrecon run check/04_journeys`: also those that take too long for here, which are a replayed stream, a page with sliders, the tutorial of an encoder, and the site.
+"""
+import os, re, sys
+from pathlib import Path
+import pytest
+from brainrecon.core.checks import FolderError, ParameterError
+from brainrecon.core.files import load_json
+from brainrecon.jobs.journeys import Journey, JourneyFailed, blocks, check_journeys, contributing, clone_line, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
+from brainrecon.jobs.parameters import find_job
+from brainrecon.jobs.report import check_scores
+from brainrecon.jobs.run import run_job
+from checkout import checkout, commit_all
+from notebooks import NBS, ROOT
+
+HERE = NBS/'08_jobs'
+unix = pytest.mark.skipif(os.name == 'nt', reason='README has other lines for Windows')
+TAKEN = ['python', 'job', 'tests']
+
+
+# The pages
+
+@pytest.mark.parametrize('page, lines', [('README.md', {'clone': clone_line, 'activate': '. .venv/bin/activate', **readme}), ('CONTRIBUTING.md', contributing)])
+def test_every_line_stands_on_its_page(page, lines):
+    found = blocks((ROOT/page).read_text(encoding='utf-8'))
+    for line in lines.values(): assert line_of(found, line, page).startswith(line)
+
+def test_every_journey_is_known_to_the_job():
+    "And each line of the README's tables of lines is taken by one."
+    (comment,) = re.findall(r'journeys += \[\] +# some of (.*?);', find_job('check/04_journeys', HERE).path.read_text(encoding='utf-8')); assert comment.split(', ') == list(journeys)
+    text = (ROOT/'brainrecon'/'jobs'/'journeys.py').read_text(encoding='utf-8'); assert all(f"readme['{k}']" in text for k in readme) and all(f"contributing['{k}']" in text for k in contributing)
+
+def test_blocks():
+    "Fences of any language, words within a line, headings; code in fences is no heading and holds no words."
+    page = '# A `b` c\n\ntext `one` and `two`\n\n```bash\n# no heading\nx `y`   # remark\n```\n## D\n```python\n```\n```\nplain\n```\nlast `three`\n'
+    assert [(b.kind, b.heading, b.text) for b in blocks(page)] == [('inline', 'A `b` c', 'one'), ('inline', 'A `b` c', 'two'), ('bash', 'A `b` c', '# no heading\nx `y`   # remark'), ('python', 'D', ''), ('', 'D', 'plain'), ('inline', 'D', 'three')]
+    assert line_of(blocks(page), 'x `y`') == 'x `y`   # remark' and line_of(blocks(page), 'three') == 'three'
+    for wrong in ('x', 'plain', 'x `y`  ', ''):
+        with pytest.raises(JourneyFailed, match='no line'): line_of(blocks(page), wrong)
+
+
+# The short journeys, by the job
+
+@pytest.fixture(scope='module')
+def gone(tmp_path_factory):
+    "The job, over the packages that are here."
+    at = tmp_path_factory.mktemp('gone'); source = checkout(at/'source')
+    return run_job('check/04_journeys', out=at/'run', at=HERE, show=False, journeys=TAKEN, source=str(source), fresh=False, cache=os.environ['BRAINRECON_CACHE'])
+
+@unix
+@pytest.mark.parametrize('name', TAKEN)
+def test_journey(name, gone, record_property):
+    "It ends as the page says; what it took is noted, and a quarter of an hour is the most."
+    rows = [r for r in gone.scores()['rows'] if re.match(rf'{name}(:|$)', r['what'])]; last = rows.pop(); assert last['measure'] == 'as the page says' and last['value'] == 1 and last['note'], last
+    for r in rows: record_property(r['what'], r['value']); print(f'{r["what"]}: {r["value"]:g} s')
+    assert rows and all(0 < r['value'] < 900 and r['setting'] == 'packages that were here' for r in rows) and rows[-1]['note'] == last['note'] and not any('exit status' in r['note'] for r in rows)
+
+@unix
+def test_what_the_journeys_ended_with(gone):
+    "Numbers of the page, a run and a page of it, more than a thousand tests; installing stands apart from what was asked for."
+    rows = gone.scores()['rows']; ended = {r['what']: r['note'] for r in rows if r['measure'] == 'as the page says'}; assert list(ended) == TAKEN
+    assert 'letter by letter' in ended['python'] and 'one page of' in ended['job'] and re.fullmatch(r'\d{4,} tests collected only, not run', ended['tests'])
+    apart = [r['what'] for r in rows if r['measure'] == 'seconds, installing']; assert apart == [f'{n}: python3 -m venv .venv && .venv/bin/pip install -q -e ".[{e}]"' for n, e in (('python', 'demo'), ('tests', 'dev'))]
+    for line in ('doctor', 'job', 'runs', 'report'): assert any(r['what'].startswith(f'job: {readme[line]}') for r in rows), line
+
+@unix
+def test_nothing_of_the_place_is_left(gone):
+    assert not (gone.folder/'place').exists() and (gone.folder/'report.html').exists() and (gone.folder/'figures'/'journeys.png').exists() and any('Commit ' in n for n in gone.scores()['notes'])
+
+
+# What can go wrong
+
+PAGE = '# toy\n\n```bash\ngit clone https://example.org/toy/toy && cd toy\necho good morning\nfalse\n```\n'
+TOY = 'git clone https://example.org/toy/toy && cd toy'
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    at = tmp_path_factory.mktemp('a toy'); (at/'source').mkdir(); (at/'source'/'README.md').write_text(PAGE); commit_all(at/'source'); return at     # a space in the path
+
+@unix
+def test_a_place_knows_nothing_of_this_environment(toy, monkeypatch):
+    "Variables, home, caches and commands are its own; the settings of pip and of threads are kept, the line that clones is the page's."
+    for k in ('BRAINRECON_RUNS', 'PYTHONPATH', 'XDG_CACHE_HOME', 'MPLBACKEND', 'JUPYTER_PATH', 'HF_HOME', 'VIRTUAL_ENV', 'BRAINRECON_OFFLINE'): monkeypatch.setenv(k, 'mine')
+    monkeypatch.setenv('PIP_TIMEOUT', '7'); monkeypatch.delenv('BRAINRECON_OFFLINE'); monkeypatch.setenv('OMP_NUM_THREADS', '1'); monkeypatch.setenv('PATH', os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
+    there = empty_place(toy/'source', toy/'place', clone=TOY); s = step(there, 'look', 'env; which brainrecon; python3 -c "import sys; print(sys.prefix)"'); said = dict(l.partition('=')[::2] for l in s.lines())
+    assert 'mine' not in said.values() and said['PIP_TIMEOUT'] == '7' and said['OMP_NUM_THREADS'] == '1'
+    for k in ('HOME', 'TMPDIR', 'BRAINRECON_CACHE', 'BRAINRECON_DATA'): assert Path(said[k]).is_relative_to(there.at), k
+    assert not any(l.endswith('/brainrecon') and str(Path(sys.executable).parent) in l for l in s.lines()) and there.tree.name == 'toy' and len(there.commit) >= 7 and there.version.startswith('Python 3')
+    assert (there.at/'said'/'01-clone.txt').exists() and there.seconds > 0
+
+@unix
+def test_steps_are_kept(toy):
+    "A chain's commands and their seconds, what was printed, the status; a line that fails or never ends."
+    there = empty_place(toy/'source', toy/'place', clone=TOY); s = step(there, 'chain', 'sleep .3 && echo one && sleep .2 && echo two >&2')
+    assert [c.strip() for c, _ in s.parts] == ['sleep .3', 'echo one', 'sleep .2', 'echo two 1>&2'] and s.lines() == ['one'] and s.tail == 'one | two' and .25 < s.parts[0][1] < 5 and abs(sum(t for _, t in s.parts) - s.seconds) < 2 and not s.installing()
+    assert step(there, 'bad', 'echo begins && exit 3 && echo never').status == 3; late = step(there, 'late', 'sleep 100', limit=.3); assert late.status == 124 and late.seconds < 30
+    (toy/'noted').write_text('1700000000,500000 a b\n1700000002,000000 c\n'); assert parts_of(toy/'noted', 1700000005.) == [('a b', 1.5), ('c', 3.)] and parts_of(toy/'none', 1.) == []
+    assert all(making.search(c) for c in ('python3 -m venv .venv', '.venv/bin/pip install -q -e ".[demo]"', 'pip install jupyterlab')) and not any(making.search(c) for c in ('.venv/bin/brainrecon demo', 'brainrecon doctor', '. .venv/bin/activate'))
+
+@unix
+def test_a_journey_that_fails_is_told_and_is_an_error(toy):
+    "The next one sets out all the same."
+    def hello(j): return j.go('echo good morning').lines()[0]
+    def broken(j): j.go('false')
+    def gone(j): j.go('echo good evening')
+    def empty(j): j.go('echo good morning'); j.must(False, 'the report is empty;', 'rows were expected.')
+    there = empty_place(toy/'source', toy/'place', clone=TOY); told = [travel(n, there, log=lambda t: None, table=dict(hello=hello, broken=broken, gone=gone, empty=empty)) for n in ('broken', 'gone', 'empty', 'hello')]
+    s = check_scores(dict(title='t', rows=journey_rows(told))); rows = {r['what']: r for r in s['rows']}; assert [rows[n]['value'] for n in ('broken', 'gone', 'empty', 'hello')] == [0, 0, 0, 1] and rows['hello']['note'] == 'good morning'
+    assert rows['broken: false']['note'].startswith('exit status 1') and 'no line' in rows['gone']['note'] and 'the report is empty' in rows['empty: echo good morning']['note'] and rows['hello']['setting'] == 'packages from the index'
+    with pytest.raises(JourneyFailed, match='3 of 4 journeys ended badly: broken: '): check_journeys(told)
+    check_journeys(told[-1:])
+
+@unix
+def test_a_place_refuses(toy, monkeypatch):
+    "No checkout, an address that is not there, a page whose line is another, a Python that is not there, no network."
+    for source in (toy, toy/'nothing'):
+        with pytest.raises(FolderError, match='no git checkout'): empty_place(source, toy/'refused', clone=TOY)
+    with pytest.raises(JourneyFailed, match='ended with 128'): empty_place(f'file://{toy}/nothing', toy/'refused', clone=TOY)
+    with pytest.raises(JourneyFailed, match='no line'): empty_place(toy/'source', toy/'refused', clone='git clone https://example.org/toy && cd toy')
+    with pytest.raises(ParameterError, match='python3.2'): empty_place(toy/'source', toy/'refused', python='python3.2', clone=TOY)
+    monkeypatch.setenv('BRAINRECON_OFFLINE', '1')
+    with pytest.raises(ParameterError, match='offline'): empty_place(toy/'source', toy/'refused', clone=TOY)
+    monkeypatch.setenv('PATH', str(toy))
+    with pytest.raises(JourneyFailed, match='no bash'): empty_place(toy/'source', toy/'refused', fresh=False, clone=TOY)
+
+def test_a_page_is_executed(tmp_path):
+    "In its own folder; what it shows is told, and an error of a page is one here."
+    nbformat = pytest.importorskip('nbformat'); v = nbformat.v4; page = lambda *cells: nbformat.write(v.new_notebook(cells=list(map(v.new_code_cell, cells))), tmp_path/'page.ipynb')
+    (tmp_path/'beside.txt').write_text('5'); page('from IPython.display import HTML', 'n = int(open("beside.txt").read())', 'HTML("<b>five</b>")'); assert execute_page(tmp_path/'page.ipynb', tmp_path/'done.ipynb') == ['text/plain', 'text/html']
+    assert '<b>five</b>' in (tmp_path/'done.ipynb').read_text(); page('1/0')
+    with pytest.raises(Exception, match='ZeroDivisionError'): execute_page(tmp_path/'page.ipynb', tmp_path/'done.ipynb')
