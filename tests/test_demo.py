@@ -1,12 +1,14 @@
 """The demo and the main job, whole: above chance on simulated recordings, at chance when shuffled, and the same result after a kill.
 
-They run with the cache of the tests; everything in them is the real path, nothing is replaced. The demo is README's first command, letter by letter, in a clone of this tree
-and an environment made for it, over the packages that are here; with packages from the index and empty caches it is run by `brainrecon run check/04_journeys journeys=demo`.
+They run with the cache of the tests; everything in them is the real path, nothing is replaced. The demo is README's first command, letter by letter, in a clone of this tree and in an
+environment made for it, over the packages that are here. Whoever has seen it goes on: first lines of Python, a first job and a page of it, the tests. With packages from the index and
+empty caches `brainrecon run check/04_journeys` goes all ways, also those too long for here: a replayed stream, a page with sliders, a tutorial, the site.
 """
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys
 from pathlib import Path
 import pytest
-from brainrecon.jobs.journeys import Journey, demo_limit, empty_place, readme, see_demo
+from brainrecon.jobs.journeys import readme
+from brainrecon.jobs.run import run_job
 from checkout import checkout
 
 COMMAND = str(Path(sys.executable).with_name('brainrecon'))   # the command that a user types, of this environment
@@ -20,38 +22,36 @@ def once(tmp_path_factory, *words):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return runs, done.stdout
 
-@pytest.fixture(scope='module')
-def journey(tmp_path_factory):
-    "README's first command, as a stranger types it, and what it ended with."
-    if os.name == 'nt': pytest.skip('README has another line for Windows')
-    at = tmp_path_factory.mktemp('first'); there = empty_place(checkout(at/'source'), at/'place', fresh=False, BRAINRECON_CACHE=os.environ['BRAINRECON_CACHE'])
-    j = Journey(there, 'demo'); return j, see_demo(j)
+TAKEN = ['demo', 'python', 'job', 'tests']     # journeys: three minutes, and seconds
 
 @pytest.fixture(scope='module')
-def demo(journey): return journey[0].place.tree/'runs', journey[0].steps[0].said.read_text(encoding='utf-8')
+def journeys(tmp_path_factory):
+    "A stranger with README.md at hand: the job, its place kept."
+    if os.name == 'nt': pytest.skip('README has other lines for Windows')
+    at = tmp_path_factory.mktemp('journeys'); return run_job('check/04_journeys', out=at/'run', show=False, journeys=TAKEN, source=str(checkout(at/'source')), fresh=False, keep=True, cache=os.environ['BRAINRECON_CACHE'])
+
+@pytest.fixture(scope='module')
+def demo(journeys):
+    "Where its run is, and what it printed."
+    said = (journeys.folder/'place'/'said'/'02-demo.txt').read_text(encoding='utf-8'); return (journeys.folder/'place'/'brainrecon'/said.strip().splitlines()[-1].removeprefix('report: ')).parent, said
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "The main job with decoders that are trained in it, as in its recipe but for the seeds."
     return once(tmp_path_factory, 'run', 'retrieval/01_decode', '--recipe', 'demo', 'seeds=0')
 
-def scores(demo):
-    (folder,) = [p for p in demo[0].iterdir() if p.is_dir()]
+def scores(ran):
+    "Of a run folder, or of the only one in a folder of runs."
+    folder = ran[0] if (ran[0]/'scores.json').exists() else next(p for p in ran[0].iterdir() if p.is_dir())
     return json.loads((folder/'scores.json').read_text(encoding='utf-8')), folder
 
 
 # --- the demo
 
-def test_the_first_command(journey, record_property):
-    "The line as it stands in README.md does all of its own set-up; its seconds are noted, and only a quarter of an hour is held against it: other tests are running."
-    j, ended = journey; (s,) = j.steps; took = s.seconds - s.installing(); record_property('seconds, installing', s.installing()); record_property('seconds, the demo', round(took, 1)); print(f'installing {s.installing():.0f} s, the demo {took:.0f} s, of {demo_limit} s that are stated; {ended}')
-    assert s.command == readme['demo'] and [c for c, _ in s.parts] == readme['demo'].split(' && ') and 0 < s.installing() < 900 and 0 < took < 900
-    assert f'{demo_limit//60} minutes' in ended.replace('five', '5') and 'rows of AVDE, HVF and MindHier' in ended
-
-def test_ends_with_one_report(demo, journey):
+def test_ends_with_one_report(demo):
     "The last line names a report that exists, holds all that it shows, and begins with the pictures side by side; the scores stand above it."
     lines = demo[1].strip().splitlines(); s, folder = scores(demo); page = (folder/'report.html').read_text(encoding='utf-8')
-    assert journey[0].place.tree/lines[-1].removeprefix('report: ') == folder/'report.html' and 'src="http' not in page and '<script' not in page and page.count('data:image/png') == 7
+    assert lines[-1].startswith('report: ') and lines[-1].endswith('report.html') and 'src="http' not in page and '<script' not in page and page.count('data:image/png') == 7
     assert page.index('data:image/png') < page.index('>Scores<') and 'no person was recorded' in page
     assert any('chance 0.005  of 200' in l for l in lines) and 'The test set was read once in this run, once in all runs' in demo[1] and 'Unable to parse' not in demo[1]
 
@@ -69,6 +69,28 @@ def test_the_demo_keeps_answers_drawings_and_figures(demo):
     assert {p.stem for p in (folder/'figures').glob('*.png')} == {'side-by-side-eeg', 'side-by-side-fmri', *(f'neighbours-{k}-{n}' for k, n in (('eeg', 'avde'), ('eeg', 'hvf'), ('fmri', 'avde'), ('fmri', 'hvf'), ('fmri', 'mindhier')))}
     assert len(list((folder/'predictions').glob('*.safetensors'))) == 9 and len([p for p in (folder/'drawings').iterdir() if p.name != 'shared']) == 10
 
+
+
+# --- journeys
+
+@pytest.mark.parametrize('name', TAKEN)
+def test_journey(name, journeys, record_property):
+    "It ends as the page says; what each line took is noted, and a quarter of an hour is the most: other tests are running."
+    rows = [r for r in journeys.scores()['rows'] if re.match(rf'{name}(:|$)', r['what'])]; last = rows.pop(); assert last['measure'] == 'as the page says' and last['value'] == 1 and last['note'], last
+    for r in rows: record_property(r['what'], r['value']); print(f'{r["what"]}: {r["value"]:g} s')
+    assert rows and all(0 < r['value'] < 900 and r['setting'] == 'packages that were here' for r in rows) and rows[-1]['note'] == last['note'] and not any('exit status' in r['note'] for r in rows)
+
+def test_the_first_command_is_that_of_the_page(journeys):
+    "Set-up and demo in one line, and quick when it is run again, as README says."
+    rows = [r for r in journeys.scores()['rows'] if r['what'].startswith('demo: ')]; line = readme['demo'].rpartition(' && ')
+    assert [(r['what'], r['measure']) for r in rows] == 2*[(f'demo: {line[0]}', 'seconds, installing'), (f'demo: {line[2]}', 'seconds')] and rows[3]['value'] < 60 and rows[3]['value'] < rows[1]['value']
+
+def test_what_journeys_ended_with(journeys):
+    "A report, numbers of the page, a page of one's own run, more than a thousand tests; each in the environment that the first line made."
+    rows = journeys.scores()['rows']; ended = {r['what']: r['note'] for r in rows if r['measure'] == 'as the page says'}; assert list(ended) == TAKEN and 'rows of AVDE, HVF and MindHier' in ended['demo']
+    assert 'letter by letter' in ended['python'] and 'one page of' in ended['job'] and re.fullmatch(r'\d{4,} tests collected only, not run', ended['tests'])
+    for line in ('doctor', 'job', 'runs', 'report'): assert any(r['what'].startswith(f'job: {readme[line]}') for r in rows), line
+    assert any('Commit ' in n for n in journeys.scores()['notes']) and (journeys.folder/'figures'/'journeys.png').exists() and (journeys.folder/'place'/'brainrecon'/'.venv'/'bin'/'brainrecon').exists()
 
 # --- trained from nothing
 
@@ -91,11 +113,6 @@ def test_run_folder_is_complete(trained):
     p = json.loads((folder/'params.json').read_text(encoding='utf-8'))
     assert all(k in json.dumps(p) for k in ('versions', 'commit', 'device', 'seeds'))
     assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 12 and len(list((folder/'figures').glob('*.png'))) == 7 and len(list((folder/'predictions').glob('*.safetensors'))) >= 12
-
-def test_second_time_is_quick(demo, journey):
-    "README's line may be run again, as it says: a finished run says so and prints the same scores."
-    again = Journey(journey[0].place, 'again').go(readme['demo']); said = again.said.read_text(encoding='utf-8')
-    assert 'finished before' in said and said.strip().splitlines()[-1] == demo[1].strip().splitlines()[-1] and again.seconds - again.installing() < 60
 
 def test_killed_run_goes_on_to_the_same_scores(tmp_path):
     "kill -9 in the middle of training; the same command ends with the scores of an undisturbed run."

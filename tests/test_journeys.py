@@ -1,23 +1,16 @@
-"""Journeys: the lines of the README, in a fresh clone of this tree and a fresh environment, with a stopwatch.
-
-The short ones go here, by the job, over the packages that are installed and with the caches of the tests; the demo goes in tests/test_demo.py. With packages from the index and with empty
-caches all of them go in `brainrecon run check/04_journeys`: also those that take too long for here, which are a replayed stream, a page with sliders, the tutorial of an encoder, and the site.
-"""
+"Journeys: the lines that they take stand on their pages, a place knows nothing of this environment, and what goes wrong is told. They are gone in tests/test_demo.py, and all of them by `brainrecon run check/04_journeys`."
 import os, re, sys
 from pathlib import Path
 import pytest
 from brainrecon.core.checks import FolderError, ParameterError
-from brainrecon.core.files import load_json
 from brainrecon.jobs.journeys import Journey, JourneyFailed, blocks, check_journeys, contributing, clone_line, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
 from brainrecon.jobs.parameters import find_job
 from brainrecon.jobs.report import check_scores
-from brainrecon.jobs.run import run_job
-from checkout import checkout, commit_all
+from checkout import commit_all
 from notebooks import NBS, ROOT
 
 HERE = NBS/'08_jobs'
 unix = pytest.mark.skipif(os.name == 'nt', reason='README has other lines for Windows')
-TAKEN = ['python', 'job', 'tests']
 
 
 # The pages
@@ -39,35 +32,6 @@ def test_blocks():
     assert line_of(blocks(page), 'x `y`') == 'x `y`   # remark' and line_of(blocks(page), 'three') == 'three'
     for wrong in ('x', 'plain', 'x `y`  ', ''):
         with pytest.raises(JourneyFailed, match='no line'): line_of(blocks(page), wrong)
-
-
-# The short journeys, by the job
-
-@pytest.fixture(scope='module')
-def gone(tmp_path_factory):
-    "The job, over the packages that are here."
-    at = tmp_path_factory.mktemp('gone'); source = checkout(at/'source')
-    return run_job('check/04_journeys', out=at/'run', at=HERE, show=False, journeys=TAKEN, source=str(source), fresh=False, cache=os.environ['BRAINRECON_CACHE'])
-
-@unix
-@pytest.mark.parametrize('name', TAKEN)
-def test_journey(name, gone, record_property):
-    "It ends as the page says; what it took is noted, and a quarter of an hour is the most."
-    rows = [r for r in gone.scores()['rows'] if re.match(rf'{name}(:|$)', r['what'])]; last = rows.pop(); assert last['measure'] == 'as the page says' and last['value'] == 1 and last['note'], last
-    for r in rows: record_property(r['what'], r['value']); print(f'{r["what"]}: {r["value"]:g} s')
-    assert rows and all(0 < r['value'] < 900 and r['setting'] == 'packages that were here' for r in rows) and rows[-1]['note'] == last['note'] and not any('exit status' in r['note'] for r in rows)
-
-@unix
-def test_what_the_journeys_ended_with(gone):
-    "Numbers of the page, a run and a page of it, more than a thousand tests; installing stands apart from what was asked for."
-    rows = gone.scores()['rows']; ended = {r['what']: r['note'] for r in rows if r['measure'] == 'as the page says'}; assert list(ended) == TAKEN
-    assert 'letter by letter' in ended['python'] and 'one page of' in ended['job'] and re.fullmatch(r'\d{4,} tests collected only, not run', ended['tests'])
-    apart = [r['what'] for r in rows if r['measure'] == 'seconds, installing']; assert apart == [f'{n}: python3 -m venv .venv && .venv/bin/pip install -q -e ".[{e}]"' for n, e in (('python', 'demo'), ('tests', 'dev'))]
-    for line in ('doctor', 'job', 'runs', 'report'): assert any(r['what'].startswith(f'job: {readme[line]}') for r in rows), line
-
-@unix
-def test_nothing_of_the_place_is_left(gone):
-    assert not (gone.folder/'place').exists() and (gone.folder/'report.html').exists() and (gone.folder/'figures'/'journeys.png').exists() and any('Commit ' in n for n in gone.scores()['notes'])
 
 
 # What can go wrong
