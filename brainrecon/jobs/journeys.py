@@ -10,13 +10,14 @@ __all__ = ['clone_line', 'left_behind', 'stopwatch', 'making', 'readme', 'contri
            'check_journeys', 'show_journeys']
 
 # %% ../../nbs/08_jobs/05q_journeys.ipynb #jrn00002
-import ast, difflib, os, re, shutil, signal, subprocess, sys, sysconfig, time
-from dataclasses import dataclass, field
+import ast, difflib, os, re, shutil, subprocess, sys, sysconfig, time
+from dataclasses import dataclass
 from pathlib import Path
-from ..core.checks import FolderError, ParameterError, ReconError, known, writable
-from ..core.files import load_json, save_json
+from ..core.checks import FolderError, ParameterError, ReconError, known, need, writable
+from ..core.files import load_json
 from ..core.offline import is_offline
 from ..core.show import chart
+from .execute import own_kernel
 from .faults import kill_all, with_us
 from .parameters import own_jobs
 
@@ -250,11 +251,8 @@ def execute_page(
     target,  # where the executed one goes
 )->list:     # kinds of its outputs
     "Execute a page in its folder, as Jupyter does, with the kernel of this environment."
-    import nbformat
-    from nbclient import NotebookClient
-    from brainrecon.jobs.execute import own_kernel
-    page = nbformat.read(source, 4)
-    with own_kernel('journey') as kernel: NotebookClient(page, timeout=1800, kernel_name=kernel, resources=dict(metadata=dict(path=str(Path(source).resolve().parent)))).execute()
+    nbformat, page = need('nbformat', 'jobs'), need('nbformat', 'jobs').read(source, 4)
+    with own_kernel('journey') as kernel: need('nbclient', 'jobs').NotebookClient(page, timeout=1800, kernel_name=kernel, resources=dict(metadata=dict(path=str(Path(source).resolve().parent)))).execute()
     nbformat.write(page, target); return [k for c in page.cells for o in c.get('outputs', []) for k in o.get('data', {})]
 
 def open_page(
@@ -268,12 +266,12 @@ def open_sliders(j:Journey)->str:
     "A page with sliders."
     j.installed(); j.go(readme['sliders'])
     if j.place.fresh: j.go(readme['jupyter']); j.run('jupyter lab --version')
-    kinds = open_page(j, 'nbs/10_explore/02_trials.ipynb'); n = sum(k == 'image/png' for k in kinds); j.must(n, f'the page has {kinds};', 'figures were expected.'); return f'the page ran; {n} figures'
+    kinds = open_page(j, 'nbs/10_explore/02_trials.ipynb'); n = sum(k.startswith('image/') for k in kinds); j.must(n, f'the page has {kinds};', 'figures were expected.'); return f'the page ran; {n} figures'
 
 def add_encoder(j:Journey)->str:
     "The tutorial that adds an encoder of one's own."
     j.installed(); page = 'nbs/09_tutorials/04_add_encoder.ipynb'; j.must(f'({page})' in (j.place.tree/'README.md').read_text(encoding='utf-8'), f'README.md has no link to {page};', 'one was expected.')
-    kinds = open_page(j, page); n = sum(k == 'image/png' for k in kinds); j.must(n >= 2, f'the page has {kinds};', 'two figures were expected.'); return f'the page ran, its assertions too; {n} figures'
+    kinds = open_page(j, page); n = sum(k.startswith('image/') for k in kinds); j.must(n >= 2, f'the page has {kinds};', 'two figures were expected.'); return f'the page ran, its assertions too; {n} figures'
 
 def run_tests(j:Journey)->str:
     "The second command; without `whole` the tests are only collected, which imports all of them."
