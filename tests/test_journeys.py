@@ -3,9 +3,11 @@ import os, re, sys
 from pathlib import Path
 import pytest
 from brainrecon.core.checks import FolderError, ParameterError
-from brainrecon.jobs.journeys import Journey, JourneyFailed, blocks, check_journeys, contributing, clone_line, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
+from brainrecon.core.files import load_json
+from brainrecon.jobs.journeys import JourneyFailed, blocks, check_journeys, contributing, clone_line, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
 from brainrecon.jobs.parameters import find_job
 from brainrecon.jobs.report import check_scores
+from brainrecon.jobs.run import RunFailed, run_job
 from checkout import commit_all
 from notebooks import NBS, ROOT
 
@@ -75,6 +77,14 @@ def test_a_journey_that_fails_is_told_and_is_an_error(toy):
     assert rows['broken: false']['note'].startswith('exit status 1') and 'no line' in rows['gone']['note'] and 'the report is empty' in rows['empty: echo good morning']['note'] and rows['hello']['setting'] == 'packages from the index'
     with pytest.raises(JourneyFailed, match='3 of 4 journeys ended badly: broken: '): check_journeys(told)
     check_journeys(told[-1:])
+
+@unix
+def test_the_job_tells_what_failed(tmp_path):
+    "A checkout whose page lacks what is tried: rows, figure and report are there, nothing else is left, and the job is no success."
+    (tmp_path/'source').mkdir(); (tmp_path/'source'/'README.md').write_text(PAGE.replace(TOY, clone_line)); commit_all(tmp_path/'source')
+    with pytest.raises(RunFailed, match='2 of 2 journeys ended badly: demo: README.md has no line'): run_job('check/04_journeys', out=tmp_path/'run', show=False, journeys=['demo', 'tests'], source=str(tmp_path/'source'))
+    rows = load_json(tmp_path/'run'/'scores.json')['rows']; assert [(r['what'], r['measure'], r['value'], r['setting']) for r in rows] == [(n, 'as the page says', 0, 'packages from the index') for n in ('demo', 'tests')] and all('no line' in r['note'] for r in rows)
+    assert (tmp_path/'run'/'figures'/'journeys.png').exists() and not (tmp_path/'run'/'place').exists() and load_json(tmp_path/'run'/'status.json')['state'] == 'failed'
 
 @unix
 def test_a_place_refuses(toy, monkeypatch):
