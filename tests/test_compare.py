@@ -370,8 +370,8 @@ def test_a_report_does_not_tell_where_runs_lie(report, tmp_path, monkeypatch):
     "Neither in the name of its folder nor on its page, where a folder that is no run is left out by its own name."
     (tmp_path/'no run').mkdir(); _, notes = read_runs([report[0]/'runs', tmp_path/'no run']); assert len(notes) == 1 and 'no run was left out' in notes[0] and str(tmp_path) not in ' '.join(notes)
     monkeypatch.setenv('BRAINRECON_RUNS', str(tmp_path/'all')); job = find_job(report_job); values = resolve(job, None, dict(runs=[str(report[0]/'runs'/'careful'), str(tmp_path/'a')], title='x', categories=str(tmp_path/'c.csv')))
-    name = choose_folder(job, None, values).name; assert 'careful' in name and 'c.csv' in name and not any(p in name for p in (report[0].parent.name, tmp_path.parent.name))
-    (tmp_path/'all'/(old := folder_name(job, None, values, True))).mkdir(parents=True); assert choose_folder(job, None, values).name == old != name      # what is there under its former name is found
+    name = folder_name(job, None, values); assert 'careful' in name and 'c.csv' in name and not any(p in name for p in (report[0].parent.name, tmp_path.parent.name))
+    (tmp_path/'all'/(old := folder_name(job, None, values, True))).mkdir(parents=True); assert choose_folder(job, None, values).name == old != name; (tmp_path/'all'/old).rmdir(); assert choose_folder(job, None, values).name == name      # what is there under its former name is found
 
 
 @pytest.mark.parametrize('words', [[], ['nowhere'], ['.', '--categories', 'none.csv'], ['a', '--colour', 'red']])
