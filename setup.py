@@ -34,5 +34,6 @@ setup(
     install_requires=cfg['requirements'].split(), extras_require=extras,
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Topic :: Scientific/Engineering',
         'Programming Language :: Python :: 3', *(f'Programming Language :: Python :: {v}' for v in cfg['pythons'].split())],
+    options={'editable_wheel': {'mode': 'compat'}},     # a path, not an import hook: beside a clone, its folder would be taken for a package without contents
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
 )
