@@ -85,7 +85,7 @@ def test_the_first_command_is_that_of_the_page(journeys):
     assert [(r['what'], r['measure']) for r in rows] == 2*[(f'demo: {line[0]}', 'seconds, installing'), (f'demo: {line[2]}', 'seconds')] and rows[3]['value'] < 60 and rows[3]['value'] < rows[1]['value']
 
 def test_what_journeys_ended_with(journeys):
-    "A report, numbers of the page, a page of one's own run; each in the environment that the first line made."
+    "A report, and numbers of the page; each in the environment that the first line made."
     rows = journeys.scores()['rows']; ended = {r['what']: r['note'] for r in rows if r['measure'] == 'as the page says'}; assert list(ended) == TAKEN and 'rows of AVDE, HVF and MindHier' in ended['demo']
     assert 'letter by letter' in ended['python']
     assert any('Commit ' in n for n in journeys.scores()['notes']) and (journeys.folder/'figures'/'journeys.png').exists() and (journeys.folder/'place'/'brainrecon'/'.venv'/'bin'/'brainrecon').exists()
