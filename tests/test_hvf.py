@@ -128,6 +128,7 @@ def test_saved_and_read(w, tmp_path):
     for i, more in enumerate((dict(), dict(axes=20, hidden=7), dict(mix='person', centre='look', encoder='conv', options=dict(dropout=.1)), dict(sets=['vae', 'look'], scale='none', loss='ubp', standardise=False))):
         d = HVF(**{**fast, 'epochs': 2, **more}).fit(train, valid, g, device='cpu'); path = d.save(tmp_path/f'{i}.safetensors'); back = load_decoder(path)
         assert path.is_file() and back.config['sets'] == more.get('sets') and np.array_equal(back.embed(test), d.embed(test)) and np.array_equal(back.place(g), d.place(g)) and back.weights() == d.weights() and back.retrieve(test[:3], g[290:]) == d.retrieve(test[:3], g[290:]), more
+        assert all(a.flags.c_contiguous for a in d.keep()[1].values()), 'in memory as in the file: a product of arrays in another order differs in the last bit on processors with AVX-512'
         (more_path := tmp_path/'again.safetensors').write_bytes(b''); back.save(more_path); assert np.array_equal(load_decoder(more_path).embed(test), d.embed(test))
     assert set(decoders) >= {'ridge', 'contrastive', 'hvf', 'avde reader'}
 

@@ -287,7 +287,7 @@ class LinearDrawer(Drawer):
         z = np.concatenate(z); seen = z[np.isin(ids, list(set(train.pictures)))]
         if c['components'] >= min(seen.shape): raise ShapeError(f"{c['components']} components are asked for,", f'but {len(seen)} pictures of {seen.shape[1]} numbers have fewer.', 'More axes than pictures cannot be told apart.', f'Use components={min(seen.shape) - 1} or fewer.')
         pca = PCA(c['components'], svd_solver='randomized', random_state=0).fit(seen)
-        self.mean, self.axes = pca.mean_.astype('float32'), pca.components_.astype('float32')
+        self.mean, self.axes = pca.mean_.astype('float32'), pca.components_.astype('float32', order='C')     # as a file keeps them: some processors add in another order otherwise
         concept = {p: k for t in (train, valid) for p, k in zip(t.pictures, t.concepts)}
         self.decoder = CodeRidge(c['alphas']).fit(train, valid, Gallery((z - self.mean) @ self.axes.T, ids, [concept[p] for p in ids]))
     def code(self, trials): return self.decoder.z_scale.inverse(self.decoder.embed(trials))

@@ -244,7 +244,7 @@ def main_axes(
     "The directions in which training responses differ most, in units of the largest spread."
     from sklearn.decomposition import PCA
     p = PCA(min(n, *x.shape), svd_solver='randomized', random_state=seed).fit(x)
-    return (p.components_/np.sqrt(p.explained_variance_[0])).astype('float32')
+    return (p.components_/np.sqrt(p.explained_variance_[0])).astype('float32', order='C')     # as a file keeps them: some processors add in another order otherwise
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #f94c3b4a
 class ContrastiveDecoder(Decoder):
