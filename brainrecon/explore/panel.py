@@ -105,7 +105,7 @@ class Panel:
     def arrange(self, name:str, draw, now:dict, controls, about:dict, at):
         "Draw the first picture, so that a setting which cannot be drawn is refused, then put all together."
         w = need('ipywidgets', 'viz'); self.name, self.draw, self.about, self.at, self.kept = name, draw, about, at, OrderedDict(); self.look(now); self.controls = controls()
-        self.picture, self.readout, self.numbers = w.HTML(), w.HTML(), w.HTML(layout=dict(display='none', max_height='18em', overflow='auto'))
+        self.words, self.picture, self.readout, self.numbers = '', w.HTML(), w.HTML(), w.HTML(layout=dict(display='none', max_height='18em', overflow='auto'))
         self.table_button = w.ToggleButton(False, description='Numbers', tooltip='Show the numbers behind the figure as a table.', layout=dict(width='auto'))
         self.save_button, self.saved = w.Button(description='Save figure', tooltip='Write the figure as PNG and its settings as JSON.', layout=dict(width='auto')), w.HTML()
         for c in self.controls.values(): c.observe(self.redraw, 'value')
@@ -125,7 +125,7 @@ class Panel:
         self.kept.move_to_end(key); return self.kept[key]
     def put(self, kind, data, words, table):
         "Show it."
-        self.readout.value = f'<div role="status" aria-live="polite" style="line-height:1.4;white-space:normal">{html.escape(words)}</div>'
+        self.words = words; self.readout.value = f'<div role="status" aria-live="polite" style="line-height:1.4;white-space:normal">{html.escape(words)}</div>'
         self.picture.value = f'<img src="data:{kind};base64,{b64encode(data).decode()}" alt="{html.escape(words)}" style="max-width:100%;height:auto">'
         self.numbers.value = '' if table is None else table.to_html(index=False, border=0, float_format='{:.3g}'.format); self.table_button.layout.display = 'none' if table is None else ''
 
@@ -135,7 +135,7 @@ def redraw(self, change=None):
     self.saved.value = ''
     try: self.put(*self.look())
     except Exception as e:
-        self.picture.value, self.numbers.value = '', ''; self.readout.value = f'<pre role="alert" style="white-space:pre-wrap">{html.escape(f"{type(e).__name__}: {e}")}</pre>'
+        self.picture.value, self.numbers.value, self.words = '', '', f'{type(e).__name__}: {e}'; self.readout.value = f'<pre role="alert" style="white-space:pre-wrap">{html.escape(self.words)}</pre>'
         if not isinstance(e, ReconError): raise
 
 def save(self, at=None)->Path:
