@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from brainrecon.core.checks import FolderError, ParameterError
 from brainrecon.core.files import load_json
-from brainrecon.jobs.journeys import JourneyFailed, blocks, check_journeys, contributing, clone_line, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
+from brainrecon.jobs.journeys import JourneyFailed, blocks, check_journeys, contributing, clone_line, demo_limit, empty_place, execute_page, journey_rows, journeys, line_of, making, parts_of, readme, step, travel
 from brainrecon.jobs.parameters import find_job
 from brainrecon.jobs.report import check_scores
 from brainrecon.jobs.run import RunFailed, run_job
@@ -105,3 +105,11 @@ def test_a_page_is_executed(tmp_path):
     (tmp_path/'beside.txt').write_text('5'); page('from IPython.display import HTML', 'n = int(open("beside.txt").read())', 'HTML("<b>five</b>")'); assert execute_page(tmp_path/'page.ipynb', tmp_path/'done.ipynb') == ['text/plain', 'text/html']
     assert '<b>five</b>' in (tmp_path/'done.ipynb').read_text(); page('1/0')
     with pytest.raises(Exception, match='ZeroDivisionError'): execute_page(tmp_path/'page.ipynb', tmp_path/'done.ipynb')
+
+
+# What was measured
+
+def test_the_kept_journeys_ended_well():
+    "All of them, and after installation README's first command took less than the five minutes that it may take."
+    rows = load_json(HERE/'results'/'journeys-cpu.json')['scores']['rows']; assert [r['what'] for r in rows if r['measure'] == 'as the page says' and r['value'] == 1] == list(journeys)
+    lines = [r for r in rows if r['measure'] == 'seconds' and r['what'].startswith('demo: ')]; assert lines and readme['demo'].rpartition('&& ')[2] in lines[-1]['what'] and sum(r['value'] for r in lines) < demo_limit

@@ -66,7 +66,7 @@ def press(page, name, label, key):
     return control(page, name, label).locator('.widget-readout').inner_text(), page.locator(f'.{name} [role=status]').first.inner_text()
 
 
-MOVES = [('show-scales', 'scale', 'ArrowLeft', '5: 6 x 6', 'scale 5 of 6 (6 x 6, level 2)'), ('show-scales', 'seed', 'ArrowRight', '1', 'seed 1.'), ('show-trial', 'time', 'ArrowRight', None, None), ('show-trial', 'trial', 'ArrowRight', '11', 'trial 11 of'),
+MOVES = [('show-scales', 'scale', 'ArrowLeft', '5: 6 x 6', 'scale 5 of 6 (6 x 6, level 2)'), ('show-scales', 'seed', 'ArrowRight', '1', 'seed 1.'), ('show-scales', 'guidance', 'ArrowRight', None, None), ('show-scales', 'top-k', 'ArrowRight', None, None), ('show-trial', 'time', 'ArrowRight', None, None), ('show-trial', 'trial', 'ArrowRight', '11', 'trial 11 of'),
          ('show-neighbours', 'trial', 'ArrowRight', '1', 'trial 1 of 200'), ('show-neighbours', 'k', 'ArrowLeft', '4', None), ('show-targets', 'picture', 'ArrowRight', None, 'picture 1 of 200'), ('show-targets', 'k', 'ArrowRight', '6', 'Of the 6 nearest')]
 
 @pytest.mark.parametrize('name, label, key, readout, words', MOVES, ids=[f'{m[0]}-{m[1]}' for m in MOVES])
@@ -74,6 +74,7 @@ def test_an_arrow_key_moves_the_slider_and_changes_the_picture(page, name, label
     said, told = press(page, name, label, key)
     assert readout is None or said == readout, said
     if name == 'show-trial' and label == 'time': words = f'at {said}'; assert re.fullmatch(r'-?\d+ ms', said)
+    if label in ('guidance', 'top-k'): words = f'{label} {said}'
     if name == 'show-targets' and label == 'picture': assert told.startswith(said.rstrip('…'))
     assert words is None or words in told, told
     assert page.locator(f'.{name} img').get_attribute('alt') == told
