@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 from fastcore.basics import patch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .batches import Batches, whole_number
 from .checks import ParameterError, UnknownError, ValuesError, device, known, rng, seeded, writable
@@ -241,8 +240,11 @@ def write(self:Fit, s:Running, row:dict):
 @patch
 def save(self:Fit, s:Running):
     "Write the best weights so far, and a checkpoint of this very step."
-    now = time.monotonic(); how = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    opt = get_optimizer_state_dict(s.model, s.opt.optimizer, options=how) if s.sharded else s.opt.optimizer.state_dict()
+    now = time.monotonic()
+    if s.sharded:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict     # half a second to import, and only here of use
+        opt = get_optimizer_state_dict(s.model, s.opt.optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    else: opt = s.opt.optimizer.state_dict()
     if s.acc.is_main_process:
         self.keep_best(s); state = dict(step=s.step, seconds=s.seconds, stopped=s.stopped, best=s.best, history=list(s.history), sums=s.sums, since=s.since,
             chance=[random_state()], model=self.model.state_dict(), opt=opt, ema=s.ema.state_dict() if s.ema else None, scaler=s.acc.scaler.state_dict() if s.acc.scaler else None)
@@ -287,7 +289,9 @@ def begin(self:Fit,
     saved = self.restore(s, resume, say) if self.folder else None
     if getattr(batches, 'device_resident', False): batches.to(acc.device)
     s.model, s.opt = acc.prepare(net, opt) if s.sharded else (acc.prepare_model(net, evaluation_mode=True), acc.prepare_optimizer(opt)); s.opt.zero_grad()
-    if saved and s.sharded: set_optimizer_state_dict(s.model, s.opt.optimizer, saved['opt'], options=StateDictOptions(full_state_dict=True))
+    if saved and s.sharded:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        set_optimizer_state_dict(s.model, s.opt.optimizer, saved['opt'], options=StateDictOptions(full_state_dict=True))
     if saved and acc.scaler and saved['scaler']: acc.scaler.load_state_dict(saved['scaler'])
     if saved: set_random_state(saved['chance'][0])     # the same for all processes
     if saved and acc.device.type == 'cuda' and saved['chance'][0]['cuda']: torch.cuda.set_rng_state(saved['chance'][0]['cuda'][0].cpu(), acc.device)
