@@ -10,8 +10,8 @@ from brainrecon.core.checks import CheckpointError, ChannelError, LeakError, Par
 from brainrecon.data.pictures import Pictures
 from brainrecon.data.trials import Trials
 from brainrecon.decoders.drawing import (Drawer, LinearDrawer, MeanDrawer, NearestDrawer, as_parts, draw_seeds, drawers, large_picture, load_drawer,
-    pictures_at, ridge_path, show_drawings, small_pixels)
-from brainrecon.decoders.retrieval import Gallery, RidgeDecoder, shuffle_pairs
+    pictures_at, show_drawings, small_pixels)
+from brainrecon.decoders.retrieval import Gallery, RidgeDecoder, ridge_path, shuffle_pairs
 
 sides = dict(train=range(0, 240), valid=range(240, 290), test=range(290, 340))
 
@@ -152,6 +152,15 @@ def test_each_axis_takes_the_penalty_that_errs_least(toy, three):
     for shape in ((30, 8), (8, 30)):
         a, b = np.random.default_rng(0).normal(size=shape), np.random.default_rng(1).normal(size=(shape[0], 2)); (w,) = ridge_path(a, b, [3.])
         assert np.allclose(w.T, Ridge(alpha=3., fit_intercept=False).fit(a, b).coef_)
+
+@pytest.mark.parametrize('shape', [(300, 40), (40, 300), (50, 50)])
+def test_penalties_that_share_their_products_give_the_weights_of_scikit_learn(shape):
+    "In single precision too; a penalty that is lost in rounding is solved by the long way, as there."
+    from sklearn.linear_model import Ridge
+    gen = np.random.default_rng(2); a, b = gen.normal(size=shape).astype('float32'), gen.normal(size=(shape[0], 5)).astype('float32'); alphas = (.5, 20., 3e4)
+    for alpha, w in zip(alphas, ridge_path(a, b, alphas), strict=True): assert w.dtype == np.float32 and np.allclose(w, Ridge(alpha=alpha, fit_intercept=False, solver='cholesky').fit(a, b).coef_.T, rtol=1e-5, atol=1e-7)
+    twins = np.repeat(a, 2, 1) if shape[0] > shape[1] else np.repeat(a, 2, 0); many = np.resize(b, (len(twins), 5)); (w,) = ridge_path(1e3*twins, many, [1e-9])
+    assert np.isfinite(w).all() and np.allclose(1e3*twins @ w, 1e3*twins @ Ridge(alpha=1e-9, fit_intercept=False, solver='svd').fit(1e3*twins, many).coef_.T, atol=1e-2)
 
 
 # Files

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['drawers', 'draw_seeds', 'check_some', 'as_parts', 'pictures_at', 'Drawer', 'ready', 'draw', 'ceiling', 'paint_all',
            'paint_rows', 'check_codes', 'check_painted', 'check_n', 'refuse', 'save_drawer', 'load_drawer', 'blocks',
-           'MeanDrawer', 'small_pixels', 'large_picture', 'ridge_path', 'CodeRidge', 'LinearDrawer', 'NearestDrawer',
-           'decoder_file', 'shown_marks', 'keep_nearest', 'back_nearest', 'show_drawings', 'as_photo']
+           'MeanDrawer', 'small_pixels', 'large_picture', 'CodeRidge', 'LinearDrawer', 'NearestDrawer', 'decoder_file',
+           'shown_marks', 'keep_nearest', 'back_nearest', 'show_drawings', 'as_photo']
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #36a58cf1
 import hashlib, io
@@ -23,7 +23,7 @@ from ..core.show import as_images, chart, figure_style, shorter, tile
 from ..data.pictures import Pictures
 from ..data.splits import check_leak, refuse_test
 from ..data.trials import Trials
-from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, as_gallery, cosine, enter, load_decoder, save_decoder
+from .retrieval import Decoder, Gallery, RidgeDecoder, Scale, Standardise, as_gallery, cosine, enter, load_decoder, ridge_path, save_decoder
 
 # %% ../../nbs/06_decoders/02_drawing.ipynb #86b5fa3c
 def draw_seeds(
@@ -235,20 +235,6 @@ def large_picture(
         out[i:i+64] = (x.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).numpy()
     return out
 
-# %% ../../nbs/06_decoders/02_drawing.ipynb #2f2c9e3d
-def ridge_path(
-    x,             # `b f` responses, mean zero
-    y,             # `b d` codes, mean zero
-    alphas,        # penalties
-):                 # yields weights `f d`, one for each penalty
-    "Ridge regression for several penalties from one table of products."
-    from scipy.linalg import solve
-    x, y = np.asarray(x, 'float64'), np.asarray(y, 'float64'); wide = x.shape[1] > len(x)
-    table = x @ x.T if wide else x.T @ x; right = y if wide else x.T @ y
-    for a in alphas:
-        w = solve(table + a*np.eye(len(table)), right, assume_a='pos')
-        yield x.T @ w if wide else w
-
 # %% ../../nbs/06_decoders/02_drawing.ipynb #60ade943
 class CodeRidge(Decoder):
     "Ridge regression to any short code, with a penalty for each of its axes."
@@ -258,7 +244,7 @@ class CodeRidge(Decoder):
         "Solve for every penalty; each axis keeps the one that errs least on the validation concepts."
         self.prepare(train, valid, gallery)
         xv, yv = self.signal(valid).reshape(len(valid), -1).astype('float64'), self.z_scale(gallery.of(valid)); best = np.full(yv.shape[1], np.inf)
-        for a, w in zip(self.alphas, ridge_path(self.signal(train).reshape(len(train), -1), self.z_scale(gallery.of(train)), self.alphas)):
+        for a, w in zip(self.alphas, ridge_path(self.signal(train).reshape(len(train), -1).astype('float64'), self.z_scale(gallery.of(train)), self.alphas)):
             error = ((xv @ w - yv)**2).mean(0); better = error < best
             if not np.isfinite(best).any(): self.weights, self.alpha = np.zeros_like(w), np.zeros(len(best))
             self.weights[:, better], self.alpha[better], best[better] = w[:, better], a, error[better]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['in_volts', 'decoders', 'Gallery', 'make_gallery', 'as_gallery', 'check_candidates', 'Scale', 'known_unit', 'plainly',
-           'same_unit', 'recording_of', 'enter', 'Decoder', 'cosine', 'RidgeDecoder', 'Aligner', 'main_axes',
-           'ContrastiveDecoder', 'shuffle_pairs', 'decoder_parts', 'save_decoder', 'decoder_from', 'load_decoder']
+           'same_unit', 'recording_of', 'enter', 'Decoder', 'cosine', 'ridge_path', 'RidgeDecoder', 'Aligner',
+           'main_axes', 'ContrastiveDecoder', 'shuffle_pairs', 'decoder_parts', 'save_decoder', 'decoder_from',
+           'load_decoder']
 
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #56ebe30d
 import inspect
@@ -199,6 +200,22 @@ def cosine(a, b)->np.ndarray:  # `b d`, `k d` -> `b k`
     a, b = (np.asarray(v, 'float64') for v in (a, b))
     return (a/np.linalg.norm(a, axis=1, keepdims=True).clip(1e-12)) @ (b/np.linalg.norm(b, axis=1, keepdims=True).clip(1e-12)).T
 
+# %% ../../nbs/06_decoders/00_retrieval.ipynb #5e1d0a77
+def ridge_path(
+    x,             # `b f` responses, mean zero; double precision if these are
+    y,             # `b d` what they are to point at, mean zero
+    alphas,        # penalties
+):                 # yields weights `f d`, one for each penalty
+    "Ridge regression for several penalties from one table of products, which is most of the work."
+    from scipy.linalg import LinAlgError, solve
+    from sklearn.linear_model import Ridge
+    y = np.asarray(y, x.dtype); wide = x.shape[1] > len(x); table = x @ x.T if wide else x.T @ x; right = y if wide else x.T @ y
+    for a in alphas:
+        own = table.copy(); own.flat[::len(own) + 1] += a
+        try: w = solve(own, right, assume_a='pos', overwrite_a=True)
+        except LinAlgError: yield Ridge(alpha=a, fit_intercept=False, solver='svd').fit(x, y).coef_.T     # a penalty so small that it is lost in rounding
+        else: yield x.T @ w if wide else w
+
 # %% ../../nbs/06_decoders/00_retrieval.ipynb #b757d626
 class RidgeDecoder(Decoder):
     "Linear map with the penalty chosen on validation concepts."
@@ -214,15 +231,13 @@ class RidgeDecoder(Decoder):
         as_released:str='', # name of a protocol that chooses by the test: then, and only then, `valid` may be test trials
     ):
         "Solve for every penalty, keep the best on the validation concepts."
-        from sklearn.linear_model import Ridge
         self.prepare(train, valid, gallery, as_released)
         x, y = self.signal(train).reshape(len(train), -1), self.z_scale(gallery.of(train))
         xv, yv = self.signal(valid).reshape(len(valid), -1), self.z_scale(gallery.of(valid))
         self.path = []
-        for a in self.alphas:
-            m = Ridge(alpha=a, fit_intercept=False, solver='cholesky').fit(x, y)   # both sides have mean zero
-            self.path.append(dict(alpha=a, identify=identify(m.predict(xv), yv)))
-            if self.path[-1]['identify'] >= max(p['identify'] for p in self.path): self.weights, self.alpha = m.coef_.T.astype('float32'), a
+        for a, w in zip(self.alphas, ridge_path(x, y, self.alphas)):   # both sides have mean zero
+            self.path.append(dict(alpha=a, identify=identify(xv @ w, yv)))
+            if self.path[-1]['identify'] >= max(p['identify'] for p in self.path): self.weights, self.alpha = w.astype('float32', order='C'), a
         return self
     def map(self, x): return x.reshape(len(x), -1) @ self.weights
     def keep(self): return dict(alphas=self.alphas, alpha=self.alpha), dict(weights=self.weights)
