@@ -5,7 +5,7 @@
     python .ci/docs.py --self-contained       also brings KaTeX and Mermaid into the site (needs npm)
     python .ci/docs.py --tool quarto          draws with Quarto instead, where it is installed
 """
-import argparse, html, json, os, re, shutil, subprocess, sys, tempfile, textwrap
+import argparse, atexit, gc, html, json, os, re, shutil, subprocess, sys, tempfile, textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,6 +283,7 @@ def main(argv=None)->int:
     ap.add_argument('--tool', choices=['smalldocs', 'quarto'], default='smalldocs')
     ap.add_argument('--self-contained', action='store_true', help='bring KaTeX and Mermaid along (needs npm)')
     a = ap.parse_args(argv)
+    gc.disable(); atexit.register(gc.unfreeze)     # see the end
     out = Path(a.out).resolve()
     if out.exists() and any(out.iterdir()) and not (out/'site_libs').is_dir():
         print(f'{out} holds something that is not a site; give another folder.', file=sys.stderr); return 1
@@ -293,6 +294,7 @@ def main(argv=None)->int:
     finish(out, a.self_contained)
     for w in wrong: print('wrong:', w, file=sys.stderr)
     print(f'{len(list(out.rglob("*.html")))} pages in {out}')
+    gc.freeze()     # each page had a shell of its own, and each would tidy the whole memory when Python ends: a minute
     return 1 if wrong else 0
 
 
