@@ -152,18 +152,12 @@ def test_a_job_in_two_processes_gives_the_table_of_one(tmp_path):
     assert 'by accelerate with fsdp' in said and json.loads((tmp_path/'fsdp'/'accelerate.json').read_text())['distributed_type'] == 'FSDP'
     for a, b in zip(one, three, strict=True): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a), (a, b)
 
-def torchrun(*words): return [sys.executable, '-m', 'torch.distributed.run', *words, '-m', 'brainrecon.jobs.launch', *ALIGN]
-
 def finished_by_launcher(at, said):
     status = json.loads((at/'status.json').read_text()); assert status['state'] == 'finished' and len(status['attempts']) == 1 and 'labram-seed0: already aligned' in said and (at/'report.html').exists()
     assert json.loads((at/'processes'/'rank-0.json').read_text()) == dict(state='trained', error='', processes=2)
 
-def test_a_launcher_of_ones_own(tmp_path):
-    "torchrun with the words of the command: the first process goes on to the scores."
-    finished_by_launcher(tmp_path/'run', run([*torchrun('--standalone', '--nproc_per_node', '2'), f'out={tmp_path/"run"}'], BRAINRECON_RUNS=str(tmp_path/'runs')))
-
 def test_several_machines(tmp_path, monkeypatch):
-    "The script for two machines, here both this one: told to stop, all save that very step and the job goes back into the queue; it comes again, and one of them scores."
+    "The script for two machines, here both this one, each with a torchrun of its own: told to stop, all save that very step and the job goes back into the queue; it comes again, and one of them scores."
     fake, calls = tmp_path/'fake', tmp_path/'calls'; fake.mkdir()
     for name, text in dict(scontrol='case "$2" in hostnames) echo localhost;; job) echo JobState=RUNNING;; *) echo "$@" >> CALLS;; esac', srun='''while [ "${1#-}" != "$1" ]; do case "$1" in --nodes=*) n=${1#*=};; esac; shift; done
 pids=; for i in $(seq $n); do "$@" & pids="$pids $!"; done; trap 'kill -TERM $pids' TERM

@@ -58,7 +58,7 @@ def pictures_at(
     ids,           # picture ids, any number of times
 )->np.ndarray:     # `b h w 3`, uint8
     "The pictures with these ids, in this order."
-    at = {p: (part, row) for part in parts for row, p in enumerate(part.table.picture)}
+    at = {p: (part, row) for part in parts for row, p in enumerate(part.table.picture.tolist())}
     for p in set(ids).difference(at): known(p, list(at), 'picture')
     return np.stack([part.img[row] for part, row in map(at.get, ids)])
 
@@ -315,7 +315,7 @@ class NearestDrawer(Drawer):
     def nearest(self, codes, n=1)->list:  # for each code the ids of `n` training pictures, nearest first
         "Which training pictures are drawn."
         return [[self.ids[j] for j in np.argsort(-row, kind='stable')[:n]] for row in cosine(codes, self.z)]
-    def paint(self, codes, n, seeds): return np.stack([pictures_at(self.parts, ids) for ids in self.nearest(codes, n)])
+    def paint(self, codes, n, seeds): ids = self.nearest(codes, n); return pictures_at(self.parts, [p for row in ids for p in row]).reshape(len(ids), n, *self.about['shape'], 3)
     def keep(self, path): return keep_nearest(self, path)
     @classmethod
     def back(cls, meta, arrays, path, parts, gallery): return back_nearest(meta, path, parts, gallery)
