@@ -1,10 +1,10 @@
-"""The demo and the main job, whole: above chance on simulated recordings, at chance when shuffled, and the same result after a kill.
+"""The demo and the main job, whole: above chance on simulated recordings, and at chance when shuffled.
 
 They run with the cache of the tests; everything in them is the real path, nothing is replaced. The demo is README's first command, letter by letter, in a clone of this tree and in an
 environment made for it, over the packages that are here. Whoever has seen it goes on to first lines of Python. With packages from the index and
 empty caches `brainrecon run check/04_journeys` goes all ways, also those too long for here: a first job and its page, a replayed stream, a page with sliders, a tutorial, the tests themselves, the site.
 """
-import json, os, re, signal, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
 from brainrecon.jobs.journeys import readme
@@ -37,8 +37,8 @@ def demo(journeys):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "The main job with decoders that are trained in it, as in its recipe but for the seeds."
-    return once(tmp_path_factory, 'run', 'retrieval/01_decode', '--recipe', 'demo', 'seeds=0')
+    "The main job with decoders that are trained in it, as in its recipe but for the seeds, and for MEG alone: the demo has the others."
+    return once(tmp_path_factory, 'run', 'retrieval/01_decode', '--recipe', 'demo', 'seeds=0', 'kinds=meg')
 
 def scores(ran):
     "Of a run folder, or of the only one in a folder of runs."
@@ -93,10 +93,9 @@ def test_what_journeys_ended_with(journeys):
 
 # --- trained from nothing
 
-@pytest.mark.parametrize('kind', ['EEG', 'MEG', 'fMRI'])
-def test_above_chance_and_lost_when_shuffled(trained, kind):
+def test_above_chance_and_lost_when_shuffled(trained):
     "200-way: the interval over concepts lies above chance; the shuffled control stays near it."
-    rows = [r for r in scores(trained)[0]['rows'] if f'simulated {kind},' in r['what']]
+    rows = [r for r in scores(trained)[0]['rows'] if 'simulated MEG,' in r['what']]
     assert {(r['what'].split(',')[0], r['measure'], r['control']) for r in rows} == {(d, m, c) for d in ('ridge', 'contrastive') for m in ('top1', 'top5') for c in (False, True)}
     for r in rows:
         assert r['candidates'] == r['n'] == 200 and r['simulated'] and abs(r['chance'] - {'top1': 1, 'top5': 5}[r['measure']]/200) < 1e-9
@@ -111,21 +110,7 @@ def test_run_folder_is_complete(trained):
     for name in ('notebook.ipynb', 'params.json', 'status.json', 'log.txt', 'scores.json', 'report.html'): assert (folder/name).stat().st_size > 100, name
     p = json.loads((folder/'params.json').read_text(encoding='utf-8'))
     assert all(k in json.dumps(p) for k in ('versions', 'commit', 'device', 'seeds'))
-    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 12 and len(list((folder/'figures').glob('*.png'))) == 7 and len(list((folder/'predictions').glob('*.safetensors'))) >= 12
-
-def test_killed_run_goes_on_to_the_same_scores(tmp_path):
-    "kill -9 in the middle of training; the same command ends with the scores of an undisturbed run."
-    small = ['run', 'retrieval/01_decode', "kinds=['fmri']", 'seeds=[0,1]', "decoders=['contrastive']", 'steps=60', 'controls=False']
-    whole = brainrecon(*small, runs=tmp_path/'whole'); assert whole.returncode == 0, whole.stderr[-2000:]
-    process = subprocess.Popen([COMMAND, *small], env={**os.environ, 'BRAINRECON_RUNS': str(tmp_path/'cut')}, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    for line in process.stdout:
-        if 'contrastive seed 1' in line and 'step' in line: break
-    os.killpg(process.pid, signal.SIGKILL); process.wait(); process.stdout.close()
-    assert not list((tmp_path/'cut').rglob('scores.json'))
-    resumed = brainrecon(*small, runs=tmp_path/'cut'); assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert 'goes on in' in resumed.stdout and 'already trained' in resumed.stdout
-    read = lambda at: json.loads(next(at.rglob('scores.json')).read_text(encoding='utf-8'))['rows']
-    assert read(tmp_path/'whole') == read(tmp_path/'cut')
+    assert len(list((folder/'decoders').rglob('*.safetensors'))) >= 4 and len(list((folder/'figures').glob('*.png'))) == 5 and len(list((folder/'predictions').glob('*.safetensors'))) >= 4
 
 @pytest.mark.parametrize('change, words', [(['kinds=eeg,ecog'], 'ecog'), (['stepz=3'], 'steps'), (['subjects=[0]'], 'subject'), (["network='conv'", "kinds=['eeg']", 'window=[0.0,9.0]'], 'window')])
 def test_bad_values_get_an_answer(tmp_path, change, words):

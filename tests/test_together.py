@@ -137,12 +137,17 @@ def test_attention_drops_the_same(dropout):
 
 # ---- the job
 
-ALIGN = "avde/01_align encoders=labram align_options=[labram.patch=80,labram.width=80,labram.depth=2,labram.heads=4,labram.mlp_ratio=1,labram.drop_path=.3] layer=pooled align_targets=scaled align_batch_size=32 align_steps=12 align_every=4 align_lr=.003 draws=100 seeds=0 controls=False device=cpu".split()
+ALIGN = "avde/01_align encoders=labram align_options=[labram.patch=80,labram.width=80,labram.depth=2,labram.heads=4,labram.mlp_ratio=1,labram.drop_path=.3] layer=pooled align_targets=scaled align_batch_size=32 align_steps=40 align_every=4 align_lr=.003 draws=100 seeds=0 controls=False device=cpu".split()
 
-def test_a_job_in_two_processes_gives_the_table_of_one(tmp_path):
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+    "The folder in which two processes that were left in peace have run the job, as `two`, and what they said."
+    at = tmp_path_factory.mktemp('pair'); return at, run([COMMAND, 'run', *ALIGN, '--processes', '2', '--out', str(at/'two')], BRAINRECON_RUNS=str(at/'runs'))
+
+def test_a_job_in_two_processes_gives_the_table_of_one(pair):
     "The command that a user types: the notebook starts the processes, opens the test once, and scores what they have trained."
-    runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs')); run([COMMAND, 'run', *ALIGN, '--out', str(tmp_path/'one')], **runs); said = run([COMMAND, 'run', *ALIGN, '--processes', '2', '--out', str(tmp_path/'two')], **runs)
-    assert '2 processes train together' in said and said.index('align seed 0  step 12/12') < said.index('2 processes have trained') < said.index('labram-seed0: already aligned')
+    tmp_path, said = pair; runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs')); run([COMMAND, 'run', *ALIGN, '--out', str(tmp_path/'one')], **runs)
+    assert '2 processes train together' in said and said.index('align seed 0  step 40/40') < said.index('2 processes have trained') < said.index('labram-seed0: already aligned')
     one, two = (json.loads((tmp_path/n/'scores.json').read_text(encoding='utf-8'))['rows'] for n in ('one', 'two')); assert one and len(one) == len(two)
     for a, b in zip(one, two): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a)
     assert [len(v) for v in json.loads((tmp_path/'two'/'test_readings.json').read_text()).values()] == [1]
@@ -162,28 +167,28 @@ def test_several_machines(tmp_path, monkeypatch):
     for name, text in dict(scontrol='case "$2" in hostnames) echo localhost;; job) echo JobState=RUNNING;; *) echo "$@" >> CALLS;; esac', srun='''while [ "${1#-}" != "$1" ]; do case "$1" in --nodes=*) n=${1#*=};; esac; shift; done
 pids=; for i in $(seq $n); do "$@" & pids="$pids $!"; done; trap 'kill -TERM $pids' TERM
 code=0; for p in $pids; do while :; do wait $p; c=$?; kill -0 $p 2>/dev/null || break; done; [ $c = 0 ] || code=$c; done; exit $code''').items(): (fake/name).write_text('#!/bin/bash\n' + text.replace('CALLS', str(calls))); (fake/name).chmod(0o755)
-    at = tmp_path/'runs'/'mine'; words = [w if not w.startswith('align_steps') else 'align_steps=60' for w in ALIGN]; printed = run([COMMAND, 'run', *words, '--out', str(at), '--slurm', '--nodes', '2'], BRAINRECON_RUNS=str(tmp_path/'runs')); script = tmp_path/'job.sh'; script.write_text(printed)
+    at = tmp_path/'runs'/'mine'; printed = run([COMMAND, 'run', *ALIGN, '--out', str(at), '--slurm', '--nodes', '2'], BRAINRECON_RUNS=str(tmp_path/'runs')); script = tmp_path/'job.sh'; script.write_text(printed)
     with socket.socket() as s: s.bind(('localhost', 0)); port = s.getsockname()[1]
     around = env | dict(PATH=f'{fake}:{os.environ["PATH"]}', SLURM_JOB_ID='7', SLURM_JOB_NODELIST='n[1-2]'); script.write_text(printed.replace('port=$((29500 + SLURM_JOB_ID % 1000))', f'port={port}'))
     with subprocess.Popen(['bash', str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=around) as p:
         said = ''
         for t in p.stdout:
             said += t
-            if re.search(r'align seed 0  step +(8|9|1\d)/60', t): break
+            if re.search(r'align seed 0  step +(8|9|1\d)/40', t): break
         p.send_signal(signal.SIGUSR1); said += p.stdout.read()
-    assert p.returncode == 75 and calls.read_text().startswith('requeue'), said; step = int(max(at.glob('readers/*/*/step-*.pt')).stem[5:]); assert 0 < step < 60
+    assert p.returncode == 75 and calls.read_text().startswith('requeue'), said; step = int(max(at.glob('readers/*/*/step-*.pt')).stem[5:]); assert 0 < step < 40
     done = subprocess.run(['bash', str(script)], capture_output=True, text=True, env=around, timeout=300); assert done.returncode == 0 and f'goes on from step {step}' in done.stdout, done.stdout + done.stderr; finished_by_launcher(at, done.stdout)
 
-def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(tmp_path):
+def test_a_killed_process_ends_the_run_and_the_next_start_goes_on(tmp_path, pair):
     "kill -9 of the second process: nobody waits for it for ever, and two processes that go on end as two that were left in peace, to the last bit."
-    line = [COMMAND, 'run', *[w if not w.startswith('align_steps') else 'align_steps=40' for w in ALIGN], '--processes', '2', '--out']; runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs')); run([*line, str(tmp_path/'whole')], **runs)
+    line = [COMMAND, 'run', *ALIGN, '--processes', '2', '--out']; runs = dict(BRAINRECON_RUNS=str(tmp_path/'runs'))
     with subprocess.Popen([*line, str(tmp_path/'cut')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env | runs) as p:
         next(t for t in p.stdout if re.search(r'align seed 0  step +(8|9|1\d)/40', t))
         second = [q for q in psutil.Process(p.pid).children(recursive=True) if 'brainrecon.jobs.launch' in q.cmdline() and q.environ().get('RANK') == '1']; assert len(second) == 1; second[0].kill(); p.stdout.read(); said = p.stderr.read()
     assert p.returncode == 1 and 'training in 2 processes failed' in said, said
     again = run([*line, str(tmp_path/'cut')], **runs); assert re.search(r'goes on from step (4|8|12|16|20)\b', again)
-    f = 'readers/eeg-s01/labram-seed0.safetensors'; a, b = load_file(tmp_path/'whole'/f), load_file(tmp_path/'cut'/f); assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
-    assert (tmp_path/'whole/readers/eeg-s01/labram-seed0/log.jsonl').read_text() == (tmp_path/'cut/readers/eeg-s01/labram-seed0/log.jsonl').read_text()
+    f = 'readers/eeg-s01/labram-seed0.safetensors'; a, b = load_file(pair[0]/'two'/f), load_file(tmp_path/'cut'/f); assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
+    assert (pair[0]/'two/readers/eeg-s01/labram-seed0/log.jsonl').read_text() == (tmp_path/'cut/readers/eeg-s01/labram-seed0/log.jsonl').read_text()
 
 def test_an_error_in_one_process_is_told(tmp_path):
     bad = [w if not w.startswith('align_lr') else 'align_lr=1e20' for w in ALIGN]; done = subprocess.run([COMMAND, 'run', *bad, '--processes', '2', '--out', str(tmp_path/'run')], capture_output=True, text=True, timeout=300, env=env | dict(BRAINRECON_RUNS=str(tmp_path/'runs')))
@@ -200,8 +205,8 @@ def test_what_cannot_be_started(tmp_path, monkeypatch):
 def test_drawings_of_a_job_do_not_depend_on_how_many_drew_them(tmp_path):
     "The table of a job that draws and judges, alone and with the rows dealt out."
     from brainrecon.jobs.fault_runs import job_line
-    for n in '12': said = run([*job_line('reconstruction/01_baselines', tmp_path/n), '--processes', n], BRAINRECON_RUNS=str(tmp_path/'runs'))
-    assert '2 processes' in said; one, two = (json.loads((tmp_path/n/'scores.json').read_text(encoding='utf-8'))['rows'] for n in '12'); assert len(one) == len(two) > 3
+    for n in '12': said = run([*job_line('reconstruction/01_baselines', tmp_path/n), 'drawers=linear', '--processes', n], BRAINRECON_RUNS=str(tmp_path/'runs'))
+    assert '2 processes' in said; one, two = (json.loads((tmp_path/n/'scores.json').read_text(encoding='utf-8'))['rows'] for n in '12'); assert len(one) == len(two) == 3
     for a, b in zip(one, two): assert all(a[k] == b[k] if not isinstance(a[k], float) else abs(a[k] - b[k]) <= 1e-6 for k in a), (a, b)
 
 def how_many(rows): return np.full(len(rows), len(rows))

@@ -188,6 +188,7 @@ def main(
     argv=None,  # the words after `brainrecon`; from the terminal if None
 )->int:
     "The command: 0 done, 1 the run or a source failed, 2 the request was wrong, 75 asked to stop and ready to go on, 130 interrupted."
+    if argv is None: sys.modules.setdefault('rfc3987_syntax', None)     # this process is ours: papermill's checker of notebooks would load it for addresses that they do not hold, which takes a second
     parser = make_parser(); args, rest = parser.parse_known_args(argv)
     odd = [t for t in rest if t.startswith('-') or args.word not in ('run', 'need', 'sweep')]
     if odd and args.word == 'demo' and '=' in odd[0] and not odd[0].startswith('-'): parser.error(
