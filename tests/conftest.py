@@ -1,5 +1,5 @@
 "What all tests share: where things are, quiet threads, folders of their own."
-import contextlib, os, shutil, sys, tempfile
+import atexit, contextlib, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 import pytest
 
@@ -8,10 +8,13 @@ sys.path.insert(0, str(ROOT/'tests'))
 from browser import find_browser
 
 # Set before anything imports numpy or torch, and inherited by every process that a test starts.
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'): os.environ.setdefault(name, '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('BRAINRECON_CACHE', str(ROOT/'.cache'/'tests'))   # ignored by git; a second run finds its features there
+os.environ['BRAINRECON_TEST_KERNELS'] = str(Path(tempfile.mkdtemp(prefix='brainrecon-kernels-'), 'door'))     # where tests/kernels.py listens
+atexit.register(shutil.rmtree, Path(os.environ['BRAINRECON_TEST_KERNELS']).parent, ignore_errors=True)
+if 'warm' not in [Path(p).name for p in os.environ.get('PYTHONPATH', '').split(os.pathsep)]: os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tests'/'warm'), os.environ.get('PYTHONPATH')]))
 
 # The same examples each time, so that a clone that passes here passes elsewhere; BRAINRECON_FUZZ=1 looks for new ones.
 with contextlib.suppress(ImportError):
@@ -42,6 +45,27 @@ def scratch(tmp_path_factory):
     tempfile.tempdir = was
     os.environ.pop('TMPDIR') if env is None else os.environ.update(TMPDIR=env)
     shutil.rmtree(at, ignore_errors=True)
+
+
+# Tests that kill processes, count memory or time, or look at what a fresh installation does: their kernels are started as users' are.
+COLD = ('test_demo.py', 'test_faults.py', 'test_together.py', 'test_package.py', 'test_security.py', 'test_limits.py', 'test_cluster.py', 'test_jobs.py')
+
+@pytest.fixture(scope='session')
+def kernels(request):
+    "The address of tests/kernels.py, which ends with the process of the tests; for a few tests alone it is not worth its start."
+    at, server = Path(os.environ['BRAINRECON_TEST_KERNELS']), None
+    if sys.platform == 'linux' and len(request.session.items) > 300: server = subprocess.Popen([sys.executable, str(ROOT/'tests'/'kernels.py'), str(at)], stdin=subprocess.DEVNULL, start_new_session=True)
+    yield at
+    if server: server.kill(); server.wait()
+    shutil.rmtree(at.parent, ignore_errors=True)   # a process of xdist ends without saying goodbye
+
+@pytest.fixture(scope='module', autouse=True)
+def warm(request, kernels):
+    "Jobs of most tests begin in processes that have the large libraries loaded."
+    shut = kernels.with_name('shut')
+    if request.path.name in COLD: shut.touch()
+    yield
+    shut.unlink(missing_ok=True)
 
 
 @pytest.fixture
