@@ -37,8 +37,8 @@ def demo(journeys):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "The main job with decoders that are trained in it, as in its recipe but for the seeds, and for MEG alone: the demo has the others."
-    return once(tmp_path_factory, 'run', 'retrieval/01_decode', '--recipe', 'demo', 'seeds=0', 'kinds=meg')
+    "The main job with decoders that are trained in it, as in its recipe but for the seeds and a shorter training, and for MEG alone: the demo has the others."
+    return once(tmp_path_factory, 'run', 'retrieval/01_decode', '--recipe', 'demo', 'seeds=0', 'kinds=meg', 'steps=80')
 
 def scores(ran):
     "Of a run folder, or of the only one in a folder of runs."

@@ -95,14 +95,14 @@ def test_an_encoder_in_retrieval(mine, tmp_path):
 @pytest.mark.slow
 def test_an_encoder_and_a_target_in_avde_from_stage_to_stage(mine, tmp_path):
     "The reader learns with both; the next stage goes on only if both are named again."
-    said = cli('run', 'avde/01_align', 'kinds=fmri', 'encoders=mlp,my_encoder:MyEncoder', 'target=my_target:colours', 'align_targets=scaled', 'align_epochs=1', 'seeds=0', 'draws=100', 'device=cpu', '--out', tmp_path/'reads'); assert said.returncode == 0, said.stderr
-    assert {r['method'] for r in rows(tmp_path/'reads')} == {'AVDE with MLP', 'AVDE with MyEncoder'} and 'colours' in str(json.loads((tmp_path/'reads'/'scores.json').read_text())['notes'])
+    said = cli('run', 'avde/01_align', 'kinds=fmri', 'encoders=my_encoder:MyEncoder', 'target=my_target:colours', 'align_targets=scaled', 'align_epochs=1', 'seeds=0', 'controls=no', 'draws=100', 'device=cpu', '--out', tmp_path/'reads'); assert said.returncode == 0, said.stderr
+    assert {r['method'] for r in rows(tmp_path/'reads')} == {'AVDE with MyEncoder'} and 'colours' in str(json.loads((tmp_path/'reads'/'scores.json').read_text())['notes'])
     on = ['run', 'avde/03_generate', f'aligned={tmp_path/"reads"}', 'depth=1', 'draw_steps=1', 'device=cpu', '--out', tmp_path/'paints']
     lost = cli(*on); assert lost.returncode == 1 and "'MyEncoder' of 'my_encoder.py'" in lost.stderr and "'colours' of 'my_target.py'" in lost.stderr and f'own={mine/"my_encoder.py"}:MyEncoder,' in lost.stderr; shutil.rmtree(tmp_path/'paints')
     said = cli(*on, 'own=my_encoder:MyEncoder,my_target:colours'); assert said.returncode == 0, said.stderr
     assert any('MyEncoder' in p.name for p in (tmp_path/'paints'/'drawers').rglob('*.safetensors'))
     said = cli('run', 'avde/04_evaluate', f'drawn={tmp_path/"paints"}', 'own=my_encoder:MyEncoder,my_target:colours', 'samples=1', 'measures=pixcorr', 'draws=100', 'device=cpu', '--out', tmp_path/'scores'); assert said.returncode == 0, said.stderr
-    assert {'AVDE with MLP', 'AVDE with MyEncoder'} <= {r['method'] for r in rows(tmp_path/'scores')}
+    assert 'AVDE with MyEncoder' in {r['method'] for r in rows(tmp_path/'scores')}
 
 
 def test_a_drawer_in_the_baselines(mine, tmp_path):

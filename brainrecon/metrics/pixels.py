@@ -70,7 +70,7 @@ def resize(
     if not (whole(size) or isinstance(size, (tuple, list)) and len(size) == 2 and all(map(whole, size))): raise ShapeError(f'size is {size!r};',
         'a whole number, or height and width, was expected.', '', 'Use 425, or (256, 256).')
     if whole(size): long = int(size*max(h, w)/min(h, w)); size = (size, long) if h <= w else (long, size)
-    return x if (h, w) == tuple(size) else F.interpolate(x, tuple(map(int, size)), mode='bilinear', antialias=antialias)
+    return x if (h, w) == tuple(size) else F.interpolate(x.contiguous(), tuple(map(int, size)), mode='bilinear', antialias=antialias)     # colours last would take twice as long
 
 def first_step(
     img,                  # pictures as `as_pictures` takes them
