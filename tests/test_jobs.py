@@ -20,9 +20,10 @@ coin = ['''flips = 100   # of the coin
 bias  = 0.5   # how often it shows its head
 sides = ['head', 'tail']  # what it can show
 word  = 'a'   # any text
-out   = ''    # run folder''', '''import os, random
+out   = ''    # run folder''', '''import os, random, sys
+sys.modules['ipywidgets'] = None     # as where they are not installed
 import matplotlib.pyplot as plt
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from brainrecon.jobs.run import start''', '''run = start(out)
 assert os.path.samefile('.', out)
 for i in tqdm(range(5)): pass
@@ -113,7 +114,7 @@ def test_a_finished_run_holds_everything(finished):
 def test_lines_are_shown_and_kept_without_bars(finished):
     done, at = finished
     log = (at/'log.txt').read_text()
-    for text in (done.stdout, log): assert 'flipping' in text and 'say "\\n" {x}' in text and 'it/s' not in text and '\r' not in text and '<Figure' not in text
+    for text in (done.stdout, log): assert 'flipping' in text and 'say "\\n" {x}' in text and 'it/s' not in text and '\r' not in text and '<Figure' not in text and 'Warning' not in text
     assert 'share  ' in done.stdout and 'simulated data' in done.stdout
     assert done.stdout.rstrip().endswith(f'report: {at/"report.html"}')
     assert 'IPKernelApp' not in done.stderr

@@ -54,7 +54,8 @@ def own_kernel(
     with tempfile.TemporaryDirectory(prefix='brainrecon-', ignore_cleanup_errors=True) as tmp:
         places = {k: os.path.abspath(v) for k in ('BRAINRECON_CACHE', 'BRAINRECON_DATA', 'BRAINRECON_RUNS') if (v := os.environ.get(k))}
         spec = need('ipykernel.kernelspec', 'jobs').get_kernel_dict(extra_arguments=['--log-level=50', '--IPKernelApp.ignore_cwd=True'])     # silent when it is shut down; a run folder may come from somebody else, and nothing in it is imported
-        save_json(Path(tmp, 'kernels', 'brainrecon', 'kernel.json'), {**spec, 'env': {'PYTHONSAFEPATH': '1', 'IPYTHONDIR': str(Path(tmp, 'ipython')), 'BRAINRECON_KERNEL': mark, **places, **(more or {})}})
+        quiet = ','.join(filter(None, [os.environ.get('PYTHONWARNINGS'), 'ignore:IProgress not found']))     # bars are lines of a log here, whether there are widgets or not
+        save_json(Path(tmp, 'kernels', 'brainrecon', 'kernel.json'), {**spec, 'env': {'PYTHONSAFEPATH': '1', 'PYTHONWARNINGS': quiet, 'IPYTHONDIR': str(Path(tmp, 'ipython')), 'BRAINRECON_KERNEL': mark, **places, **(more or {})}})
         old = os.environ.get('JUPYTER_PATH')
         os.environ['JUPYTER_PATH'] = os.pathsep.join(filter(None, [tmp, old]))
         try: yield 'brainrecon'

@@ -7,7 +7,7 @@ import json, os, signal, socket, sys
 from pathlib import Path
 
 SHAPING = ('OMP_', 'MKL_', 'OPENBLAS_', 'MPL', 'LD_', 'PYTHON', 'TORCH_', 'CUDA', 'HF_', 'MALLOC_', 'NUMBA', 'BLIS', 'MNE_', 'LANG', 'LC_')   # variables that are read when a library is loaded
-ASIDE = {'PYTHONSAFEPATH'}
+ASIDE = {'PYTHONSAFEPATH', 'PYTHONWARNINGS'}
 
 
 def conditions(env)->dict: return {'python': [sys.executable, sys.prefix], **{k: v for k, v in env.items() if k.startswith(SHAPING) and k not in ASIDE}}
