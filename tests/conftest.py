@@ -14,7 +14,7 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('BRAINRECON_CACHE', str(ROOT/'.cache'/'tests'))   # ignored by git; a second run finds its features there
 os.environ['BRAINRECON_TEST_KERNELS'] = str(Path(tempfile.mkdtemp(prefix='brainrecon-kernels-'), 'door'))     # where tests/kernels.py listens
 atexit.register(shutil.rmtree, Path(os.environ['BRAINRECON_TEST_KERNELS']).parent, ignore_errors=True)
-if 'warm' not in [Path(p).name for p in os.environ.get('PYTHONPATH', '').split(os.pathsep)]: os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tests'/'warm'), os.environ.get('PYTHONPATH')]))
+if str(ROOT/'tests'/'warm') not in os.environ.get('PYTHONPATH', '').split(os.pathsep): os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tests'/'warm'), os.environ.get('PYTHONPATH')]))
 
 # The same examples each time, so that a clone that passes here passes elsewhere; BRAINRECON_FUZZ=1 looks for new ones.
 with contextlib.suppress(ImportError):
@@ -48,7 +48,8 @@ def scratch(tmp_path_factory):
 
 
 # Tests that kill processes, count memory or time, or look at what a fresh installation does: their kernels are started as users' are.
-COLD = ('test_demo.py', 'test_faults.py', 'test_together.py', 'test_package.py', 'test_security.py', 'test_limits.py', 'test_cluster.py', 'test_jobs.py')
+COLD = ('test_demo.py', 'test_faults.py', 'test_together.py', 'test_package.py', 'test_security.py', 'test_limits.py', 'test_cluster.py', 'test_jobs.py', 'test_stream.py',
+        'test_hvf_draw_job.py', 'test_hvf_prior_job.py', 'test_sweep.py', 'test_records.py', 'test_features.py')
 
 @pytest.fixture(scope='session')
 def kernels(request):
